@@ -1,0 +1,1 @@
+"""Device descriptors: schema, look-up, validation with line and column."""
