@@ -1,1 +1,1 @@
-"""hwsim: which quantized form of a model should run on a device, how fast, how accurate, and the compiled module."""
+"""hwsim: which quantized form of a model should run on a device, how fast and how accurate."""

@@ -25,7 +25,9 @@ def write_bytes(path: Path, data: bytes) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
         reason = error.strerror or str(error)
-        raise UserError(f"{path}: cannot write ({reason}); choose another directory with --output-dir") from error
+        raise UserError(
+            f"{path}: cannot write ({reason}); choose another directory with --output-dir"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:

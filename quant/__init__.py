@@ -1,1 +1,1 @@
-"""Quantization: numerics, methods and the graph passes that apply them. Import the file you need; this package stays light."""
+"""Quantization: numerics, methods and graph passes. Import the file you need: this package stays light."""

@@ -1,4 +1,5 @@
 """Make the helpers beside the tests importable in importlib mode."""
+
 import sys
 from pathlib import Path
 
