@@ -1,0 +1,43 @@
+# Two commands do everything from a bare machine with Python 3.11: `make plan` and `make test`.
+TARGET ?= edge_gpu.yaml
+MODEL  ?= vit_b
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
+INPUTS := pyproject.toml constraints.txt
+
+.PHONY: help plan test lint types docs clean
+
+help:            ## list what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+plan: $(VENV)/.installed   ## plan MODEL on TARGET; results in out/
+	$(BIN)/hwsim plan --target $(TARGET) --model $(MODEL) --output-dir out/$(MODEL)-$(basename $(notdir $(TARGET))) --overwrite
+
+test: lint types   ## lint, types and all tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests
+
+lint: $(VENV)/.installed-dev   ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev   ## basedpyright, strict
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+clean:           ## remove the virtual environment and results
+	rm -rf $(VENV) out
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || \
+	  { echo "hwsim needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.created $(INPUTS)
+	$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.created $(INPUTS)
+	$(PIP) install -c constraints.txt -e '.[tvm,dev]'
+	@touch $@ $(VENV)/.installed
