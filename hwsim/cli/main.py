@@ -1,0 +1,90 @@
+"""The command ``hwsim``: mounts one verb per file and turns errors into exit codes.
+
+Exit codes: 0 ok · 1 failure · 2 usage or bad input · 3 infeasible · 4 a budget or tolerance is violated
+under ``--strict`` · 130 interrupted, with the best result so far saved.
+"""
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from hwsim.cli import console, doctor, model, plan, target
+from hwsim.errors import HwsimError
+
+app = typer.Typer(
+    name="hwsim",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Everywhere: --quiet, --log-level debug|info|warning|error, --debug (shows tracebacks).",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib import metadata
+
+        typer.echo(f"hwsim {metadata.version('hwsim')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Which quantized form of a model should run on a device, how fast, how accurate.
+
+    Start with: hwsim plan --target edge_gpu --model vit_b
+    """
+
+
+app.command("plan")(plan.plan)
+app.add_typer(target.app, name="target")
+app.add_typer(model.app, name="model")
+app.command("doctor")(doctor.doctor)
+
+
+def _exit_code(error: BaseException) -> int:
+    """Print ``error`` as one line and say which code to leave with."""
+    if console.SETTINGS.debug:
+        traceback.print_exception(error)
+    message = error.format_message() if hasattr(error, "format_message") else str(error)  # pyright: ignore
+    print(f"hwsim: error: {message or type(error).__name__}", file=sys.stderr)
+    code = getattr(error, "exit_code", 1)
+    return code if isinstance(code, int) else 1
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line ``arguments`` and return the exit code."""
+    from planner.errors import PlannerError
+    from quant.errors import QuantError
+
+    try:
+        result = app(args=console.take_global_flags(arguments), prog_name="hwsim", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except KeyboardInterrupt:
+        print("hwsim: interrupted", file=sys.stderr)
+        return 130
+    except HwsimError as error:
+        return _exit_code(error)
+    except (PlannerError, QuantError) as error:
+        _exit_code(error)
+        return 2
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        if hasattr(error, "format_message"):  # typer's own usage errors
+            return _exit_code(error)
+        _exit_code(error)
+        if not console.SETTINGS.debug:
+            print("hwsim: this is a defect; run again with --debug and report it", file=sys.stderr)
+        return 1
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run(sys.argv[1:]))
