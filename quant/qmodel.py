@@ -1,0 +1,290 @@
+"""The quantized model: integer terms for every product of one graph, and the modules that run them.
+
+`quantize` places activation quantizers and makes the terms; `QuantizedModel.integer()` is a graph module of
+real integer operators (quant/ops.py says what each computes), `.fake()` its differentiable twin.
+"""
+# pyright: basic
+# torch.fx modules and tensors are untyped in torch's stubs.
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+import torch
+from torch import Tensor, fx
+
+from quant import model_pass
+from quant.activation import ActKind, ActQuantizer, ActRanges, quantizer_of
+from quant.errors import QuantError
+from quant.model_pass import Kind, Product
+from quant.scheme import Scheme
+from quant.terms import Term, stack_terms, weight_of
+
+ACCUMULATOR_LIMIT = 2**31 - 1
+
+TermMaker = Callable[[str, Tensor, Scheme, Tensor | None], Sequence[Term]]
+"""(layer name, weight (O, I), scheme, second moments of the I inputs or None) -> terms."""
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedLayer:
+    """One product in integers.
+
+    Invariants (`check`): `terms[0]` covers the whole weight, and every term fits `shape` flattened to
+    (channels, rest); `bias` is float32, one per channel, and belongs to the layer, not to a term;
+    `inputs` names one activation quantizer (two for a matmul, none for weight-only layers).
+    """
+
+    name: str
+    kind: Kind
+    scheme: Scheme
+    shape: tuple[int, ...]
+    terms: tuple[Term, ...] = ()
+    bias: Tensor | None = None
+    inputs: tuple[str, ...] = ()
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """Shape of the flattened weight."""
+        return self.shape[0], int(torch.Size(self.shape[1:]).numel())
+
+    def weight(self) -> Tensor:
+        """The float weight that the terms stand for, in the shape of the original."""
+        return weight_of(self.terms, self.matrix).reshape(self.shape)
+
+    def check(self, activations: Mapping[str, ActQuantizer]) -> None:
+        """Raise `QuantError` naming the layer unless the invariants hold and no accumulator overflows."""
+        missing = [name for name in self.inputs if name not in activations]
+        if missing:
+            raise QuantError(f"{self.name}: no activation quantizer {missing[0]}")
+        if self.kind == "matmul":
+            return
+        first = self.terms[0] if self.terms else None
+        if first is None or first.rows is not None or first.cols is not None:
+            raise QuantError(f"{self.name}: the first term must cover the whole weight")
+        for order, term in enumerate(self.terms, 1):
+            term.check(f"{self.name}, term {order}", self.matrix)
+            if self.inputs:
+                span = activations[self.inputs[0]].span
+                _check_accumulator(self.name, _row_sum(term.codes) * span)
+        if self.bias is not None and tuple(self.bias.shape) != self.shape[:1]:
+            raise QuantError(f"{self.name}: bias {tuple(self.bias.shape)} for {self.shape[0]} channels")
+
+
+def _row_sum(codes: Tensor) -> int:
+    """Largest sum of absolute codes of one row."""
+    return int(codes.to(torch.int64).abs().sum(1).max()) if codes.numel() else 0
+
+
+def _check_accumulator(name: str, worst: int) -> None:
+    if worst > ACCUMULATOR_LIMIT:
+        raise QuantError(
+            f"{name}: a sum of products can reach {worst}, beyond a 32-bit accumulator; use fewer bits here"
+        )
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """What the assignment leaves open."""
+
+    act_kind: ActKind = "static"
+    terms: TermMaker | None = None
+    biases: Mapping[str, Tensor] = field(default_factory=dict)
+    """Replacement biases by layer (bias correction)."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedModel:
+    """A float graph, the integer layers that replace its products, and their activation quantizers.
+
+    Invariants (`check`): every layer passes `QuantizedLayer.check` and is a product of `module`; products of
+    two activations fit 32-bit accumulators at the traced sizes. Immutable: methods make a new model.
+    """
+
+    module: fx.GraphModule
+    layers: dict[str, QuantizedLayer]
+    activations: dict[str, ActQuantizer]
+    range_source: str = "calibration"
+
+    def check(self) -> None:
+        """Raise `QuantError` on the first broken invariant."""
+        products = {product.name: product for product in model_pass.find_products(self.module)}
+        for name, layer in self.layers.items():
+            if name not in products:
+                raise QuantError(f"{name}: the graph has no such product")
+            layer.check(self.activations)
+            if layer.kind == "matmul":
+                spans = [self.activations[key].span for key in layer.inputs]
+                _check_accumulator(name, products[name].depth * spans[0] * spans[1])
+
+    def integer(self) -> fx.GraphModule:
+        """The model in integer operators (`torch.ops.hwsim`); vector work stays in float."""
+        module = model_pass.copy_module(self.module)
+        placed: dict[str, model_pass.Codes] = {}
+        replaced: dict[fx.Node, fx.Node] = {}
+        for product in model_pass.find_products(module):
+            layer = self.layers.get(product.name)
+            if layer is not None:
+                replaced[product.node] = self._write(module, product, layer, placed)
+        return model_pass.finish(module, replaced)
+
+    def _write(
+        self,
+        module: fx.GraphModule,
+        product: Product,
+        layer: QuantizedLayer,
+        placed: dict[str, model_pass.Codes],
+    ) -> fx.Node:
+        writer = model_pass.Writer(module, product.node, product.name)
+        for key, x in zip(layer.inputs, product.inputs, strict=False):
+            if key not in placed:
+                placed[key] = model_pass.write_quantizer(writer, key, self.activations[key], x)
+        codes = [placed[key] for key in layer.inputs]
+        if layer.kind == "matmul":
+            return model_pass.write_matmul(writer, *codes)
+        if not codes:
+            return model_pass.write_float(writer, product, layer.weight(), layer.bias)
+        stack = stack_terms(layer.terms, layer.matrix)
+        return model_pass.write_product(writer, product, codes[0], stack, layer.bias, layer.shape)
+
+    def select(self, choose: Callable[[QuantizedLayer], Sequence[int]]) -> Self:
+        """The model with only some terms of each layer; `choose` gives their indices, 0 among them."""
+        layers = {
+            name: replace(layer, terms=tuple(layer.terms[index] for index in choose(layer)))
+            if layer.terms
+            else layer
+            for name, layer in self.layers.items()
+        }
+        return replace(self, layers=layers)
+
+
+def quantize(
+    module: fx.GraphModule,
+    assignment: Mapping[str, Scheme],
+    *,
+    ranges: ActRanges | None,
+    moments: Mapping[str, Tensor] | None = None,
+    options: QuantizeOptions | None = None,
+) -> QuantizedModel:
+    """Quantize the products named in `assignment`; layers absent or `fp` stay in float."""
+    options = options or QuantizeOptions()
+    products = {product.name: product for product in model_pass.find_products(module)}
+    unknown = sorted(set(assignment) - set(products))
+    if unknown:
+        raise QuantError(f"{unknown[0]}: not a product of this model, so it cannot be quantized")
+    layers: dict[str, QuantizedLayer] = {}
+    activations: dict[str, ActQuantizer] = {}
+    shared: dict[tuple[fx.Node, int], str] = {}
+    for name, product in products.items():
+        scheme = assignment.get(name)
+        if scheme is None or scheme.is_float:
+            continue
+        inputs = _place(product, scheme, ranges, options, (activations, shared))
+        moment = None if moments is None else moments.get(name)
+        layers[name] = _quantize_layer(module, product, scheme, (inputs, moment), options)
+    model = QuantizedModel(module, layers, activations, ranges.source if ranges else "dynamic")
+    model.check()
+    return model
+
+
+def _place(
+    product: Product,
+    scheme: Scheme,
+    ranges: ActRanges | None,
+    options: QuantizeOptions,
+    state: tuple[dict[str, ActQuantizer], dict[tuple[fx.Node, int], str]],
+) -> tuple[str, ...]:
+    """Names of the quantizers of a product's inputs; new ones are made, shared ones found."""
+    activations, shared = state
+    if product.kind == "matmul" and scheme.act_bits is None:
+        raise QuantError(f"{product.name}: a product of two activations needs both widths, not {scheme}")
+    widths = (scheme.act_bits, scheme.weight_bits)
+    names: list[str] = []
+    for index, (x, bits) in enumerate(zip(product.inputs, widths, strict=False)):
+        if bits is None:
+            continue
+        key = f"{product.name}.in{index}"
+        found = shared.setdefault((x, bits), key)
+        if found == key:
+            activations[key] = _make_quantizer(product, key, bits, ranges, options)
+        names.append(found)
+    return tuple(names)
+
+
+def _make_quantizer(
+    product: Product, key: str, bits: int, ranges: ActRanges | None, options: QuantizeOptions
+) -> ActQuantizer:
+    if product.kind == "linear" and options.act_kind == "dynamic":
+        return ActQuantizer(bits, "dynamic")
+    if ranges is None:
+        raise QuantError(f"{key}: static activation quantizers need ranges")
+    return quantizer_of(*ranges.of(key), bits)
+
+
+def _quantize_layer(
+    module: fx.GraphModule,
+    product: Product,
+    scheme: Scheme,
+    inputs: tuple[tuple[str, ...], Tensor | None],
+    options: QuantizeOptions,
+) -> QuantizedLayer:
+    names, moment = inputs
+    if product.weight is None:
+        return QuantizedLayer(product.name, product.kind, scheme, (), inputs=names)
+    weight: Tensor = model_pass.attribute(module, product.weight).detach()
+    maker = options.terms or _default_terms
+    terms = tuple(maker(product.name, weight.reshape(weight.shape[0], -1), scheme, moment))
+    if product.conv is not None and product.conv.groups > 1:
+        matrix = (weight.shape[0], weight[0].numel())
+        terms = tuple(term.dense(matrix) if term.cols is not None else term for term in terms)
+    bias = options.biases.get(product.name)
+    if bias is None and product.bias is not None:
+        bias = model_pass.attribute(module, product.bias).detach().to(torch.float32)
+    return QuantizedLayer(product.name, product.kind, scheme, tuple(weight.shape), terms, bias, names)
+
+
+def _default_terms(name: str, weight: Tensor, scheme: Scheme, moment: Tensor | None) -> tuple[Term, ...]:
+    """Round-to-nearest residual expansion with centred scales, row- or column-sparse in later orders."""
+    residual = weight.to(torch.float64)
+    terms: list[Term] = []
+    step = torch.zeros(len(weight), dtype=torch.float64)
+    for order, (share, bits) in enumerate(zip(scheme.shares, scheme.term_bits, strict=True)):
+        cells = 2.0**bits - 1
+        if order == 0:
+            step = residual.abs().amax(1) * 2 / cells
+        elif bits > 1:
+            step = step / cells
+        kept = _kept(residual, share, scheme.axis, moment) if order else None
+        term = _round_term(residual, step, bits, kept, scheme.axis)
+        residual = residual - term.value(tuple(weight.shape)).to(torch.float64)  # type: ignore[arg-type]
+        terms.append(term)
+    return tuple(terms)
+
+
+def _kept(residual: Tensor, share: float, axis: str, moment: Tensor | None) -> Tensor | None:
+    """Indices of the rows or columns with the largest residual; None where all are kept."""
+    if share >= 1:
+        return None
+    energy = residual.square().sum(1 if axis == "rows" else 0)
+    if axis == "columns" and moment is not None:
+        energy = energy * moment
+    count = int(-(-share * len(energy) // 1))
+    return energy.topk(count).indices.sort().values.to(torch.int32)
+
+
+def _round_term(residual: Tensor, step: Tensor, bits: int, kept: Tensor | None, axis: str) -> Term:
+    if kept is not None and axis == "rows":
+        residual, step = residual[kept.long()], step[kept.long()]
+    elif kept is not None:
+        residual = residual[:, kept.long()]
+    if bits == 1:
+        scale = residual.abs().mean(1)
+        codes = torch.where(residual < 0, -1, 1)
+    else:
+        scale = torch.where(step > 0, step, torch.ones_like(step))
+        peak = 2 ** (bits - 1) - 1
+        codes = (residual / scale[:, None]).round().clamp(-peak, peak)
+    stored = codes.to(torch.int8 if bits <= 8 else torch.int16)
+    index = {"rows": kept} if axis == "rows" else {"cols": kept}
+    return Term(stored, scale.to(torch.float32), bits, **index)
