@@ -9,253 +9,302 @@ that the tile search finds for the buffer inside it.
 import numpy as np
 from numpy.typing import NDArray
 
+from hwsim.simulate import columns as col
 from hwsim.simulate.jit import jit
-from hwsim.simulate.machine import (
-    E_COLUMNS, E_DATAFLOW, E_KIND, E_PIPELINED, E_ROWS, E_TILE_K, E_TILE_M, E_TILE_N, L_CAPACITY, L_PJ, L_RATE,
-    L_SHARED,
-)  # fmt: skip
 from hwsim.simulate.tiling import ACCUMULATOR_BYTES, search_tiling
 
-MAX_LEVELS = 6
-WAY_SINGLE, WAY_ROWS, WAY_TERMS = 0, 1, 2
-# Columns of the table of products: the layer's shape.
-(D_BATCH, D_GROUPS, D_M, D_N, D_K, D_WINDOW, D_INPUTS, D_OUTPUTS, DIM_COLUMNS) = range(9)
-# Columns of the table of points: how the layer is run.
-(
-    P_DIMS, P_ENGINE, P_WAY, P_TERMS, P_INPUT_BITS, P_OUTPUT_BITS, P_WEIGHT_HOME, P_ACT_HOME, P_SCALES, POINT_COLUMNS,
-) = range(10)  # fmt: skip
-# Columns of the table of terms: output rows, groups, inner columns, weight bits, MACs a cycle, pJ a MAC.
-(T_N, T_GROUPS, T_K, T_BITS, T_RATE, T_PJ, TERM_COLUMNS) = range(7)
-# Columns of the result.
-(
-    R_CYCLES, R_COMPUTE, R_MEMORY, R_FILL, R_FIXED, R_MAC_PJ, R_MEMORY_PJ, R_BOUND, R_WEIGHT_BYTES, R_ACT_BYTES,
-    R_TILE_M, R_TILE_N, R_TILE_K, R_ORDER, R_FIRST_BYTES, R_STORE_BYTES, R_UNITS, R_MACS, R_LEVELS,
-) = range(19)  # fmt: skip
-RESULT_COLUMNS = R_LEVELS + MAX_LEVELS
-BOUND_COMPUTE, BOUND_LAUNCH = -1, -2
+Row = NDArray[np.float64]
+Table = NDArray[np.float64]
 
 
 @jit
-def product_cycles(
-    engine: NDArray[np.float64], instances: int, m: int, n: int, k: int, window: int, rate: float
-) -> float:
+def ceil_div(value: int, parts: int) -> int:
+    """Smallest integer not below value / parts."""
+    return (value + parts - 1) // parts
+
+
+@jit
+def product_cycles(engine: Row, instances: int, m: int, n: int, k: int, window: int, rate: float) -> float:
     """Cycles of ``instances`` products (m × k)·(k × n) on one unit, operands at hand."""
-    rows, columns = int(engine[E_ROWS]), int(engine[E_COLUMNS])
-    if engine[E_KIND] == 0:
-        pack = rate / (rows * columns)
-        depth = -(-k // int(pack)) if pack >= 2 else k
+    rows, columns = int(engine[col.E_ROWS]), int(engine[col.E_COLUMNS])
+    efficiency, startup = engine[col.E_EFFICIENCY], engine[col.E_STARTUP]
+    if engine[col.E_KIND] == 0:
+        arrays = engine[col.E_ARRAYS]
+        pack = rate / (rows * columns * arrays)  # products of one element a cycle: laid along k
+        depth = ceil_div(k, int(pack)) if pack >= 2 else k
         on_rows, on_columns, through = depth, n, m
-        if engine[E_DATAFLOW] == 0:
+        if engine[col.E_DATAFLOW] == 0:
             on_rows, on_columns, through = m, n, depth
-        elif engine[E_DATAFLOW] == 2:
+        elif engine[col.E_DATAFLOW] == 2:
             on_rows, on_columns, through = depth, m, n
-        folds = float(instances) * -(-on_rows // rows) * -(-on_columns // columns)
-        if engine[E_PIPELINED] > 0:
-            cycles = folds * max(through, rows) + 2 * rows + columns - 2
+        folds = np.ceil(float(instances) * ceil_div(on_rows, rows) * ceil_div(on_columns, columns) / arrays)
+        if engine[col.E_PIPELINED] > 0:
+            loads = rows if engine[col.E_DATAFLOW] > 0 else 1
+            cycles = folds * max(through, loads) + 2 * rows + columns - 2
         else:
             cycles = folds * (through + 2 * rows + columns - 2)
-        slower = rate / (rows * columns) / max(1, int(pack))
-        return cycles / min(slower, 1.0)
-    if engine[E_KIND] == 2:
-        depth = max(1, int(rows * rate / (rows * columns)))
-        channels = max(1, k // window)
-        steps = min(window * -(-channels // depth), -(-k // depth)) if channels < rows else window * -(-channels // depth)
-        return float(instances) * m * -(-n // columns) * steps
-    tile_m, tile_n, tile_k = int(engine[E_TILE_M]), int(engine[E_TILE_N]), int(engine[E_TILE_K])
+        return cycles / min(pack / max(1, int(pack)), 1.0) / efficiency + startup
+    if engine[col.E_KIND] == 2:
+        depth = max(1, int(rate / columns))  # input channels in parallel: N · p
+        area = max(1, window)
+        channels = max(1, k // area)
+        # Too few channels to fill the rows: the window is unrolled (im2col), as in the first layer.
+        steps = ceil_div(k, depth) if channels < rows else area * ceil_div(channels, depth)
+        return float(instances) * m * ceil_div(n, columns) * steps / efficiency + startup
+    tile_m, tile_n, tile_k = int(engine[col.E_TILE_M]), int(engine[col.E_TILE_N]), int(engine[col.E_TILE_K])
     if n == 1 and instances > 1:
         n, instances = instances, 1
-    padded = float(-(-m // tile_m) * tile_m) * (-(-n // tile_n) * tile_n) * (-(-k // tile_k) * tile_k)
-    return instances * padded / rate
+    padded = (
+        float(ceil_div(m, tile_m) * tile_m) * (ceil_div(n, tile_n) * tile_n) * (ceil_div(k, tile_k) * tile_k)
+    )
+    return instances * padded / (rate * efficiency) + startup
 
 
 @jit
 def edge_bytes(
-    engine: NDArray[np.float64], instances: int, m: int, n: int, k: int, input_bytes: float, weight_bytes: float, output: float
+    engine: Row, instances: int, m: int, n: int, k: int, inputs: float, weights: float, outputs: float
 ) -> float:
     """Bytes between the innermost memory and the engine: operands re-read once per fold or register tile."""
-    if engine[E_KIND] == 0:
-        rows, columns = int(engine[E_ROWS]), int(engine[E_COLUMNS])
-        spills = 2 * max(0, -(-k // rows) - 1) * ACCUMULATOR_BYTES * m * n * instances
-        if engine[E_DATAFLOW] == 0:
-            return input_bytes * -(-n // columns) + weight_bytes * -(-m // rows) + output
-        if engine[E_DATAFLOW] == 1:
-            return input_bytes * -(-n // columns) + weight_bytes + output + spills
-        return input_bytes + weight_bytes * -(-m // columns) + output + spills
-    tile_m, tile_n = int(engine[E_TILE_M]), int(engine[E_TILE_N])
-    if engine[E_KIND] == 2:
-        tile_m, tile_n = 1, int(engine[E_COLUMNS])
+    if engine[col.E_KIND] == 0:
+        rows, columns = int(engine[col.E_ROWS]), int(engine[col.E_COLUMNS])
+        if engine[col.E_DATAFLOW] == 0:
+            return inputs * ceil_div(n, columns) + weights * ceil_div(m, rows) + outputs
+        spills = 2 * max(0, ceil_div(k, rows) - 1) * ACCUMULATOR_BYTES * m * n * instances
+        if engine[col.E_DATAFLOW] == 1:
+            return inputs * ceil_div(n, columns) + weights + outputs + spills
+        return inputs + weights * ceil_div(m, columns) + outputs + spills
+    tile_m, tile_n = int(engine[col.E_TILE_M]), int(engine[col.E_TILE_N])
+    if engine[col.E_KIND] == 2:
+        tile_m, tile_n = 1, int(engine[col.E_COLUMNS])
     if n == 1 and instances > 1:
-        return input_bytes + weight_bytes * -(-m // tile_m) + output
-    return input_bytes * -(-n // tile_n) + weight_bytes * -(-m // tile_m) + output
+        return inputs + weights * ceil_div(m, tile_m) + outputs
+    return inputs * ceil_div(n, tile_n) + weights * ceil_div(m, tile_m) + outputs
 
 
 @jit
-def _boundary(
-    instances: int, m: int, n: int, k: int, input_bytes: float, weight_bytes: float, output_bytes: float,
-    capacity: float, rate: float, compute: float, engine: NDArray[np.float64],
-) -> tuple[float, float, float, float, float, int, int, int, int]:  # fmt: skip
-    """Traffic into a buffer of ``capacity`` bytes: inputs, weights, outputs, first load, last store, tile."""
-    whole = input_bytes + weight_bytes + output_bytes
-    if whole <= capacity:
-        return input_bytes, weight_bytes, output_bytes, 0.0, 0.0, m, n, k, 0
-    each = whole / instances
-    if instances > 1 and 2 * each <= capacity:
-        together = max(1, int(capacity / (2 * each)))
-        first = (input_bytes + weight_bytes) / instances * together
-        store = output_bytes / instances * together
-        return input_bytes, weight_bytes, output_bytes, first, store, m, n, k, 0
-    align_m, align_n, align_k = int(engine[E_TILE_M]), int(engine[E_TILE_N]), int(engine[E_TILE_K])
-    if engine[E_KIND] != 1:
-        align_m, align_n, align_k = 1, int(engine[E_COLUMNS]), int(engine[E_ROWS])
-    tile_m, tile_n, tile_k, order, moved_in, moved_w, moved_out, first, store = search_tiling(
-        m, n, k, input_bytes / instances, weight_bytes / instances, output_bytes / instances, capacity,
-        align_m, align_n, align_k, rate, compute / instances,
-    )  # fmt: skip
-    return (
-        moved_in * instances, moved_w * instances, moved_out * instances, first, store, tile_m, tile_n, tile_k, order,
-    )  # fmt: skip
+def tile_stream(
+    instances: int, m: int, n: int, k: int, inputs: float, weights: float, outputs: float, capacity: float,
+    rate: float, compute: float, engine: Row, stream: Row,
+) -> None:  # fmt: skip
+    """The tiles of one product through a buffer of ``capacity`` bytes, written to ``stream``.
+
+    An operand is fetched, or a result stored, every so-many tiles. What fits as a whole is still cut in up to
+    ``STREAM_PARTS`` tiles, so that compute starts before everything has arrived.
+    """
+    align_m, align_n, align_k = 1, int(engine[col.E_COLUMNS]), int(engine[col.E_ROWS])
+    if engine[col.E_KIND] == 1:
+        align_m, align_n, align_k = (
+            int(engine[col.E_TILE_M]),
+            int(engine[col.E_TILE_N]),
+            int(engine[col.E_TILE_K]),
+        )
+    whole = inputs + weights + outputs
+    stream[col.S_INPUT], stream[col.S_WEIGHT], stream[col.S_OUTPUT] = inputs, weights, outputs
+    stream[col.S_M], stream[col.S_N], stream[col.S_K] = m, n, k
+    stream[col.S_INPUT_EVERY], stream[col.S_WEIGHT_EVERY], stream[col.S_OUTPUT_EVERY] = 1, 1, 1
+    if instances > 1 and 2 * whole / instances <= capacity:
+        together = max(1, min(int(capacity / (2 * whole / instances)), ceil_div(instances, col.STREAM_PARTS)))
+        stream[col.S_TILES] = ceil_div(instances, together)
+    elif whole <= capacity:
+        _split_resident(instances, m, n, inputs, weights, align_m, align_n, stream)
+    else:
+        tile_m, tile_n, tile_k, order, moved_in, moved_w, _, _, _ = search_tiling(
+            m, n, k, inputs / instances, weights / instances, outputs / instances, capacity,
+            align_m, align_n, align_k, rate, compute / instances,
+        )  # fmt: skip
+        down, across, deep = ceil_div(m, tile_m), ceil_div(n, tile_n), ceil_div(k, tile_k)
+        stream[col.S_M], stream[col.S_N], stream[col.S_K] = tile_m, tile_n, tile_k
+        stream[col.S_INPUT], stream[col.S_WEIGHT] = moved_in * instances, moved_w * instances
+        stream[col.S_TILES] = float(instances) * down * across * deep
+        if deep > 1:
+            stream[col.S_OUTPUT_EVERY] = deep
+        elif order == 0:
+            stream[col.S_WEIGHT_EVERY] = down
+            stream[col.S_INPUT_EVERY] = across if down == 1 else 1
+        else:
+            stream[col.S_INPUT_EVERY] = across
+            stream[col.S_WEIGHT_EVERY] = down if across == 1 else 1
+
+
+@jit
+def _split_resident(
+    instances: int, m: int, n: int, inputs: float, weights: float, align_m: int, align_n: int, stream: Row
+) -> None:
+    """Cut a product that fits along the side of its larger operand; the other one arrives first, whole."""
+    if weights >= inputs:
+        tile = min(n, max(1, ceil_div(ceil_div(n, col.STREAM_PARTS), align_n)) * align_n)
+        tiles = ceil_div(n, tile)
+        stream[col.S_N], stream[col.S_INPUT_EVERY] = tile, tiles
+    else:
+        tile = min(m, max(1, ceil_div(ceil_div(m, col.STREAM_PARTS), align_m)) * align_m)
+        tiles = ceil_div(m, tile)
+        stream[col.S_M], stream[col.S_WEIGHT_EVERY] = tile, tiles
+    stream[col.S_TILES] = tiles * instances
+
+
+@jit
+def ends_bytes(stream: Row) -> float:
+    """Bytes of the first load and of the last store: what no compute can hide within the layer."""
+    tiles = stream[col.S_TILES]
+    first = stream[col.S_INPUT] / np.ceil(tiles / stream[col.S_INPUT_EVERY])
+    first += stream[col.S_WEIGHT] / np.ceil(tiles / stream[col.S_WEIGHT_EVERY])
+    return first + stream[col.S_OUTPUT] / np.ceil(tiles / stream[col.S_OUTPUT_EVERY])
+
+
+@jit
+def _price_compute(
+    point: Row, shape: NDArray[np.int64], terms: Table, engine: Row, units: int, result: Row, term_cycles: Row
+) -> None:
+    """Compute cycles of the busiest unit, MACs, their energy and the stored bytes of the weights."""
+    batch, groups, m, window = shape[col.D_BATCH], shape[col.D_GROUPS], shape[col.D_M], shape[col.D_WINDOW]
+    way, count = int(point[col.P_WAY]), int(point[col.P_TERMS])
+    by_instances = batch * groups >= units
+    compute, largest, weight_bytes, mac_pj, macs = 0.0, 0.0, 0.0, 0.0, 0.0
+    for t in range(count):
+        n, k, rate = int(terms[t, col.T_N]), int(terms[t, col.T_K]), terms[t, col.T_RATE]
+        instances = batch * int(terms[t, col.T_GROUPS])
+        part = product_cycles(engine, instances, m, n, k, window, rate)
+        term_cycles[t] = part
+        if way == col.WAY_ROWS and by_instances:
+            part = product_cycles(engine, ceil_div(instances, units), m, n, k, window, rate)
+        elif way == col.WAY_ROWS:
+            part = product_cycles(engine, instances, m, ceil_div(n, units), k, window, rate)
+        compute += part
+        largest = max(largest, part)
+        macs += float(instances) * m * n * k
+        mac_pj += float(instances) * m * n * k * terms[t, col.T_PJ]
+        weight_bytes += terms[t, col.T_GROUPS] * n * (k * terms[t, col.T_BITS] / 8 + point[col.P_SCALES])
+    if way == col.WAY_TERMS:
+        # Exact with a unit for each term, else Graham's bound for the longest-first assignment.
+        compute = largest if count <= units else max(largest, compute / units + largest * (1 - 1 / units))
+    if window == 0:  # a product of two activations: each instance has its own second operand
+        weight_bytes *= batch
+    result[col.R_COMPUTE], result[col.R_MACS], result[col.R_MAC_PJ] = compute, macs, mac_pj
+    result[col.R_WEIGHT_BYTES] = weight_bytes
+    result[col.R_ACT_BYTES] = (
+        shape[col.D_INPUTS] * point[col.P_INPUT_BITS] + shape[col.D_OUTPUTS] * point[col.P_OUTPUT_BITS]
+    ) / 8
+
+
+@jit
+def _price_memory(
+    point: Row, shape: NDArray[np.int64], engine: Row, levels: Table, units: int, result: Row, stream: Row
+) -> None:
+    """Traffic, cycles and energy of every memory; the stream of tiles of the home memory."""
+    instances, m, n, k = (
+        shape[col.D_BATCH] * shape[col.D_GROUPS],
+        shape[col.D_M],
+        shape[col.D_N],
+        shape[col.D_K],
+    )
+    way, used, part_instances, part_n = int(point[col.P_WAY]), int(result[col.R_UNITS]), instances, n
+    if way == col.WAY_ROWS and instances >= units:
+        part_instances = ceil_div(instances, units)
+    elif way == col.WAY_ROWS:
+        part_n = ceil_div(n, units)
+    input_share = min(1.0, part_instances / instances)
+    share = input_share * min(1.0, part_n / n)
+    weights, inputs = result[col.R_WEIGHT_BYTES], shape[col.D_INPUTS] * point[col.P_INPUT_BITS] / 8
+    outputs = shape[col.D_OUTPUTS] * point[col.P_OUTPUT_BITS] / 8
+    if (
+        way == col.WAY_TERMS
+    ):  # every term but one sends its partial sums through memory, and they are read again
+        outputs += 2 * ACCUMULATOR_BYTES * shape[col.D_OUTPUTS] * (point[col.P_TERMS] - 1)
+    weight_home, act_home = int(point[col.P_WEIGHT_HOME]), int(point[col.P_ACT_HOME])
+    home = max(weight_home, act_home)
+    compute, count = result[col.R_COMPUTE], levels.shape[0]
+    slowest, fill, energy, bound = 0.0, 0.0, 0.0, col.BOUND_COMPUTE
+    for level in range(count):
+        rate = levels[level, col.L_RATE]
+        if level == 0 and count > 1:
+            per_unit = edge_bytes(
+                engine, part_instances, m, part_n, k, inputs * input_share, weights * share, outputs * share
+            )
+            moved = per_unit * used
+        else:
+            take_w = weights if weight_home >= level and levels[level, col.L_WEIGHTS] > 0 else 0.0
+            take_i = inputs if act_home >= level and levels[level, col.L_ACTIVATIONS] > 0 else 0.0
+            take_o = outputs if take_i > 0 else 0.0
+            if level == weight_home:
+                take_w *= 1 - point[col.P_RESIDENT]
+            if take_w + take_i == 0.0:
+                continue
+            if count == 1 or levels[level, col.L_BUFFER_SHARED] > 0:
+                capacity = np.inf if count == 1 else levels[level, col.L_BUFFER]
+                tile_stream(
+                    instances, m, n, k, take_i, take_w, take_o, capacity, rate, compute, engine, stream
+                )
+                moved = stream[col.S_INPUT] + stream[col.S_WEIGHT] + stream[col.S_OUTPUT]
+                per_unit = moved / used
+            else:
+                tile_stream(
+                    part_instances, m, part_n, k, take_i * input_share, take_w * share, take_o * share,
+                    levels[level, col.L_BUFFER], rate, compute, engine, stream,
+                )  # fmt: skip
+                per_unit = stream[col.S_INPUT] + stream[col.S_WEIGHT] + stream[col.S_OUTPUT]
+                moved = per_unit * used
+            if level == home:
+                result[col.R_STREAM : col.R_STREAM + col.STREAM_COLUMNS] = stream
+                fill = ends_bytes(stream) / rate + levels[level, col.L_LATENCY]
+        cycles = (moved if levels[level, col.L_SHARED] > 0 else per_unit) / rate
+        result[col.R_LEVELS + level] = moved
+        energy += moved * levels[level, col.L_PJ]
+        if cycles > slowest:
+            slowest = cycles
+            if cycles > compute:
+                bound = level
+    result[col.R_MEMORY], result[col.R_FILL], result[col.R_MEMORY_PJ] = slowest, fill, energy
+    result[col.R_BOUND], result[col.R_HOME] = bound, home
+
+
+@jit
+def _price_terms(
+    cycles: Row, terms: Table, count: int, shape: NDArray[np.int64], result: Row, levels: Table
+) -> None:
+    """Raise each term's cycles to what its share of the traffic takes, weights in proportion to their bytes."""
+    whole = result[col.R_WEIGHT_BYTES] + result[col.R_ACT_BYTES]
+    for t in range(count):
+        own = terms[t, col.T_GROUPS] * terms[t, col.T_N] * terms[t, col.T_K] * terms[t, col.T_BITS] / 8
+        if shape[col.D_WINDOW] == 0:
+            own *= shape[col.D_BATCH]
+        for level in range(1, levels.shape[0]):
+            moved = result[col.R_LEVELS + level] * min(1.0, (own + result[col.R_ACT_BYTES]) / whole)
+            cycles[t] = max(cycles[t], moved / levels[level, col.L_RATE])
 
 
 @jit
 def price_options(
     dims: NDArray[np.int64],
-    points: NDArray[np.float64],
+    points: Table,
     terms: NDArray[np.float64],
-    engines: NDArray[np.float64],
-    levels: NDArray[np.float64],
-    constants: NDArray[np.float64],
-    results: NDArray[np.float64],
-    term_cycles: NDArray[np.float64],
+    engines: Table,
+    levels: Table,
+    constants: Row,
+    results: Table,
+    term_cycles: Table,
 ) -> None:
-    """Fill ``results`` and ``term_cycles``, one row per point; ``constants``: units, launch, sync, add rate."""
+    """Fill ``results`` and ``term_cycles``, a row a point; ``constants``: units, launch, sync, additions a cycle."""
     units = int(constants[0])
-    level_count = levels.shape[0]
+    stream = np.zeros(col.STREAM_COLUMNS)
     for index in range(points.shape[0]):
-        point = points[index]
-        shape = dims[int(point[P_DIMS])]
-        engine = engines[int(point[P_ENGINE])]
-        way, count = int(point[P_WAY]), int(point[P_TERMS])
-        batch, groups, m, n = shape[D_BATCH], shape[D_GROUPS], shape[D_M], shape[D_N]
-        k, window = shape[D_K], shape[D_WINDOW]
-        instances = batch * groups
-        # Shares of one unit.
-        used, part_instances, part_n = 1, instances, n
-        if way == WAY_ROWS:
+        point, result = points[index], results[index]
+        shape, engine = dims[int(point[col.P_DIMS])], engines[int(point[col.P_ENGINE])]
+        way, count = int(point[col.P_WAY]), int(point[col.P_TERMS])
+        used = 1
+        if way == col.WAY_ROWS:
             used = units
-            if instances >= units:
-                part_instances = -(-instances // units)
-            else:
-                part_n = -(-n // units)
-        elif way == WAY_TERMS:
+        elif way == col.WAY_TERMS:
             used = min(units, count)
-        share = part_instances / instances * (part_n / n)
-        input_share = part_instances / instances
-        # Compute of each term, and the bytes of its weights.
-        weight_bytes, mac_pj, macs, compute = 0.0, 0.0, 0.0, 0.0
-        largest = 0.0
-        for t in range(count):
-            term = terms[index, t]
-            term_n, term_groups, term_k = int(term[T_N]), int(term[T_GROUPS]), int(term[T_K])
-            alone = product_cycles(engine, batch * term_groups, m, term_n, term_k, window, term[T_RATE])
-            term_cycles[index, t] = alone
-            if way == WAY_ROWS:
-                if instances >= units:
-                    part = product_cycles(
-                        engine, max(1, -(-(batch * term_groups) // units)), m, term_n, term_k, window, term[T_RATE]
-                    )
-                else:
-                    part = product_cycles(
-                        engine, batch * term_groups, m, -(-term_n // units), term_k, window, term[T_RATE]
-                    )
-            else:
-                part = alone
-            compute += part
-            largest = max(largest, part)
-            term_macs = float(batch) * term_groups * m * term_n * term_k
-            macs += term_macs
-            mac_pj += term_macs * term[T_PJ]
-            weight_bytes += term_groups * term_n * (term_k * term[T_BITS] / 8 + point[P_SCALES])
-        if way == WAY_TERMS:
-            # Longest-processing-time bound; exact when each unit has one term.
-            compute = largest if count <= units else max(largest, compute / units + largest * (1 - 1 / units))
-        if shape[D_WINDOW] == 0:  # a product of two activations: its second operand is batched
-            weight_bytes *= batch
-        input_bytes = shape[D_INPUTS] * point[P_INPUT_BITS] / 8
-        output_bytes = shape[D_OUTPUTS] * point[P_OUTPUT_BITS] / 8
-        weight_home, act_home = int(point[P_WEIGHT_HOME]), int(point[P_ACT_HOME])
-        memory, memory_pj, fill, bound = 0.0, 0.0, 0.0, BOUND_COMPUTE
-        results[index, R_TILE_M] = 0
-        slowest = compute
-        out_factor = ACCUMULATOR_BYTES * 8 / point[P_OUTPUT_BITS] * 2 * count if way == WAY_TERMS else 1.0
-        for level in range(level_count):
-            rate = levels[level, L_RATE]
-            if level == 0:
-                per_unit = edge_bytes(
-                    engine, part_instances, m, part_n, k, input_bytes * input_share, weight_bytes * share, output_bytes * share
-                )
-                moved = per_unit * used
-                if level_count == 1:
-                    moved = input_bytes + weight_bytes + output_bytes
-                    per_unit = moved / used
-                    fill = 0.0
-            else:
-                take_w = weight_bytes if weight_home >= level else 0.0
-                take_i = input_bytes if act_home >= level else 0.0
-                take_o = output_bytes * out_factor if act_home >= level else 0.0
-                if take_w + take_i + take_o == 0.0:
-                    results[index, R_LEVELS + level] = 0.0
-                    continue
-                if levels[level - 1, L_SHARED] > 0:
-                    into_i, into_w, into_o, first, store, tile_m, tile_n, tile_k, order = _boundary(
-                        instances, m, n, k, take_i, take_w, take_o, levels[level - 1, L_CAPACITY], rate, compute, engine
-                    )
-                    moved = into_i + into_w + into_o
-                    per_unit = moved / used
-                else:
-                    into_i, into_w, into_o, first, store, tile_m, tile_n, tile_k, order = _boundary(
-                        part_instances, m, part_n, k, take_i * input_share, take_w * share, take_o * share,
-                        levels[level - 1, L_CAPACITY], rate, compute, engine,
-                    )  # fmt: skip
-                    per_unit = into_i + into_w + into_o
-                    moved = per_unit * used
-                if level == max(weight_home, act_home):
-                    results[index, R_TILE_M], results[index, R_TILE_N] = tile_m, tile_n
-                    results[index, R_TILE_K], results[index, R_ORDER] = tile_k, order
-                    results[index, R_FIRST_BYTES], results[index, R_STORE_BYTES] = first, store
-                    fill = (first + store) / rate
-            cycles = (moved if levels[level, L_SHARED] > 0 else per_unit) / rate
-            results[index, R_LEVELS + level] = moved
-            memory_pj += moved * levels[level, L_PJ]
-            memory = max(memory, cycles)
-            if cycles > slowest:
-                slowest, bound = cycles, level
+        result[col.R_UNITS] = used
+        _price_compute(point, shape, terms[index], engine, units, result, term_cycles[index])
+        _price_memory(point, shape, engine, levels, units, result, stream)
         fixed = constants[1]
         if used > 1:
             fixed += constants[2]
-            if way == WAY_TERMS:
-                fixed += shape[D_OUTPUTS] * (count - 1) / constants[3]
-        results[index, R_CYCLES] = slowest + fill + fixed
-        results[index, R_COMPUTE], results[index, R_MEMORY], results[index, R_FILL] = compute, memory, fill
-        results[index, R_FIXED], results[index, R_MAC_PJ], results[index, R_MEMORY_PJ] = fixed, mac_pj, memory_pj
-        results[index, R_BOUND] = BOUND_LAUNCH if fixed > slowest + fill else bound
-        results[index, R_WEIGHT_BYTES], results[index, R_ACT_BYTES] = weight_bytes, input_bytes + output_bytes
-        results[index, R_UNITS], results[index, R_MACS] = used, macs
-        _term_memory(term_cycles[index], terms[index], count, batch, weight_bytes, input_bytes, output_bytes,
-                     results[index], levels, weight_home, shape[D_WINDOW])  # fmt: skip
-
-
-@jit
-def _term_memory(
-    cycles: NDArray[np.float64], terms: NDArray[np.float64], count: int, batch: int, weight_bytes: float,
-    input_bytes: float, output_bytes: float, result: NDArray[np.float64], levels: NDArray[np.float64],
-    weight_home: int, window: int,
-) -> None:  # fmt: skip
-    """Raise each term's cycles to what its share of the traffic takes, weights in proportion to their bytes."""
-    whole = weight_bytes + input_bytes + output_bytes
-    for t in range(count):
-        bytes_here = terms[t, T_GROUPS] * terms[t, T_N] * terms[t, T_K] * terms[t, T_BITS] / 8
-        if window == 0:
-            bytes_here *= batch
-        for level in range(1, levels.shape[0]):
-            moved = result[R_LEVELS + level] * (bytes_here + input_bytes + output_bytes) / whole
-            cycles[t] = max(cycles[t], moved / levels[level, L_RATE])
+        if way == col.WAY_TERMS:
+            fixed += shape[col.D_OUTPUTS] * (count - 1) / constants[3]
+        running = max(result[col.R_COMPUTE], result[col.R_MEMORY]) + result[col.R_FILL]
+        result[col.R_FIXED], result[col.R_CYCLES] = fixed, running + fixed
+        if fixed > running:
+            result[col.R_BOUND] = col.BOUND_LAUNCH
+        _price_terms(term_cycles[index], terms[index], count, shape, result, levels)

@@ -10,15 +10,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hwsim.simulate import columns as col
+
 EngineKind = Literal["systolic", "simd", "bit_composable"]
 ENGINE_KINDS: tuple[EngineKind, ...] = ("systolic", "simd", "bit_composable")
 DATAFLOW_CODES = {"os": 0, "ws": 1, "is": 2}
 FLOAT_BITS = 32
-
-# Columns of the engine table.
-(E_KIND, E_ROWS, E_COLUMNS, E_DATAFLOW, E_TILE_M, E_TILE_N, E_TILE_K, E_PIPELINED, ENGINE_COLUMNS) = range(9)
-# Columns of the level table.
-(L_CAPACITY, L_RATE, L_SHARED, L_PJ, LEVEL_COLUMNS) = range(5)
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,14 @@ class Engine:
     dataflow: str = "ws"
     tile: tuple[int, int, int] = (1, 1, 1)
     pipelined: bool = False
-    mac_pj: dict[tuple[int, int], float] = field(default_factory=lambda: {})
+    arrays: int = 1
+    efficiency: float = 1.0
+    startup_cycles: float = 0.0
+    packed_weight_bits: frozenset[int] = frozenset()
+    unpack_overhead: float = 0.0
+    mac_pj: dict[tuple[int, int], float] = field(default_factory=dict)
+    is_float: bool = False
+    origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class Level:
     pj_per_byte: float = 0.0
     holds_weights: bool = True
     holds_activations: bool = True
+    latency_cycles: float = 0.0
+    origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,25 +70,53 @@ class Machine:
     engines: tuple[Engine, ...]
     levels: tuple[Level, ...]
     vector_rates: dict[str, float]
+    vector_pj: float = 0.0
     launch_cycles: float = 0.0
     sync_cycles: float = 0.0
     static_w: float = 0.0
     invocation_cycles: float = 0.0
-    provenance: dict[str, str] = field(default_factory=lambda: {}, compare=False)
+    link_bytes_per_cycle: float = 0.0
+    link_latency_cycles: float = 0.0
+    independent: bool = True
+    prefetch: bool = True
+    dense_packing: bool = True
+    float_bits: int = FLOAT_BITS
+    provenance: dict[str, str] = field(default_factory=dict, compare=False)
 
     def engine_table(self) -> NDArray[np.float64]:
         """Engines as the kernels read them."""
-        table = np.zeros((len(self.engines), ENGINE_COLUMNS))
+        table = np.zeros((len(self.engines), col.ENGINE_COLUMNS))
         for row, engine in zip(table, self.engines, strict=True):
-            row[E_KIND] = ENGINE_KINDS.index(engine.kind)
-            row[E_ROWS], row[E_COLUMNS] = engine.rows, engine.columns
-            row[E_DATAFLOW] = DATAFLOW_CODES[engine.dataflow]
-            row[E_TILE_M], row[E_TILE_N], row[E_TILE_K] = engine.tile
-            row[E_PIPELINED] = float(engine.pipelined)
+            row[col.E_KIND] = ENGINE_KINDS.index(engine.kind)
+            row[col.E_ROWS], row[col.E_COLUMNS] = engine.rows, engine.columns
+            row[col.E_DATAFLOW] = DATAFLOW_CODES[engine.dataflow]
+            row[col.E_TILE_M], row[col.E_TILE_N], row[col.E_TILE_K] = engine.tile
+            row[col.E_PIPELINED], row[col.E_ARRAYS] = float(engine.pipelined), engine.arrays
+            row[col.E_EFFICIENCY], row[col.E_STARTUP] = engine.efficiency, engine.startup_cycles
         return table
 
+    def stored_bits(self, bits: int) -> int:
+        """Bits that a value of this width takes in memory."""
+        return bits if self.dense_packing else 1 << max(0, bits - 1).bit_length()
+
     def level_table(self) -> NDArray[np.float64]:
-        """Memories as the kernels read them."""
-        return np.array(
-            [[lv.capacity, lv.bytes_per_cycle, float(lv.shared), lv.pj_per_byte] for lv in self.levels]
-        )
+        """Memories as the kernels read them, each with the buffer that its traffic is tiled for."""
+        table = np.zeros((len(self.levels), col.LEVEL_COLUMNS))
+        for index, (row, level) in enumerate(zip(table, self.levels, strict=True)):
+            row[col.L_CAPACITY], row[col.L_RATE] = level.capacity, level.bytes_per_cycle
+            row[col.L_SHARED], row[col.L_PJ] = float(level.shared), level.pj_per_byte
+            row[col.L_LATENCY] = level.latency_cycles
+            row[col.L_WEIGHTS], row[col.L_ACTIVATIONS] = level.holds_weights, level.holds_activations
+            row[col.L_BUFFER], row[col.L_BUFFER_SHARED] = self._buffer(index)
+        return table
+
+    def _buffer(self, outer: int) -> tuple[float, float]:
+        """Bytes and sharing of what lies inside level ``outer``: one memory, or a weight and an input buffer."""
+        inner = range(outer - 1, -1, -1)
+        weights = next((i for i in inner if self.levels[i].holds_weights), None)
+        activations = next((i for i in inner if self.levels[i].holds_activations), None)
+        found = {index for index in (weights, activations) if index is not None}
+        if not found:
+            return 0.0, 1.0
+        shared = all(self.levels[index].shared for index in found)
+        return sum(self.levels[index].capacity for index in found), float(shared)

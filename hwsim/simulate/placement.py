@@ -10,26 +10,33 @@ if TYPE_CHECKING:
 
 
 class Placement(NamedTuple):
-    """Index of the memory level that is home to the weights and to the activations."""
+    """Index of the memory that is home to the weights and to the activations.
+
+    ``resident`` is the share of the weights that stays on the device although a host link is their home.
+    """
 
     weights: int
     activations: int
+    resident: float = 0.0
 
 
 def place(machine: Machine, weight_bytes: float, activation_bytes: float) -> Placement:
-    """Innermost level that holds all activations at their peak, then all weights beside them.
+    """Innermost memory that holds all activations at their peak, then all weights beside them.
 
-    A private level counts once for each unit only on a one-unit device: tensors that all units read must lie
-    in a shared memory. Weights that fit stay there from one inference to the next.
+    A private memory counts only on a one-unit device: tensors that all units read must lie in a shared one.
+    Weights that fit stay there from one inference to the next.
     """
-    last = len(machine.levels) - 1
-    free = [lv.capacity if lv.shared or machine.units == 1 else 0.0 for lv in machine.levels]
-    activations = next(
-        (i for i in range(last) if machine.levels[i].holds_activations and activation_bytes <= free[i]), last
-    )
-    free[activations] -= activation_bytes
-    weights = next((i for i in range(last) if machine.levels[i].holds_weights and weight_bytes <= free[i]), last)
-    return Placement(weights, activations)
+    levels = machine.levels
+    free = [level.capacity if level.shared or machine.units == 1 else 0.0 for level in levels]
+    for_activations = [i for i, level in enumerate(levels) if level.holds_activations]
+    for_weights = [i for i, level in enumerate(levels) if level.holds_weights]
+    activations = next((i for i in for_activations if activation_bytes <= free[i]), for_activations[-1])
+    free[activations] = max(0.0, free[activations] - activation_bytes)
+    weights = next((i for i in for_weights if weight_bytes <= free[i]), for_weights[-1])
+    resident = 0.0
+    if levels[weights].origin == "host_link":
+        resident = max(free[i] for i in for_weights if i != weights) / max(weight_bytes, 1.0)
+    return Placement(weights, activations, resident)
 
 
 def live_elements(layers: "Sequence[Layer]") -> list[float]:

@@ -87,11 +87,11 @@ def search_tiling(
             if room < line * m:
                 tile_m = int(room / line) if room > 0 else 0
                 tile_m = tile_m // align_m * align_m if tile_m >= align_m else tile_m
-                # Inputs that stay whole need no second buffer.
             if tile_m >= min(align_m, m) or tile_m >= m:
                 rows_of_tiles = -(-m // tile_m)
                 columns_of_tiles = -(-n // tile_n)
-                tile_m = min(m, -(-(-(-m // rows_of_tiles)) // align_m) * align_m)
+                even = -(-m // rows_of_tiles)
+                tile_m = min(m, -(-even // align_m) * align_m)
                 first = tile_k * (tile_m * per_input + tile_n * per_weight)
                 store = tile_m * tile_n * per_output
                 for order in range(2):
@@ -110,7 +110,11 @@ def search_tiling(
                     if (
                         time < best_time * (1 - 1e-12)
                         or (time <= best_time and traffic < best_traffic * (1 - 1e-12))
-                        or (time <= best_time and traffic <= best_traffic and first + store < best_first + best_store)
+                        or (
+                            time <= best_time
+                            and traffic <= best_traffic
+                            and first + store < best_first + best_store
+                        )
                     ):
                         best_time, best_traffic = time, traffic
                         best = (tile_m, tile_n, tile_k, order)

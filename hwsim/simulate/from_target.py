@@ -1,0 +1,145 @@
+"""From a target descriptor to the kernels' tables of numbers, with the field each number came from."""
+
+from functools import lru_cache
+
+from hwsim.simulate.machine import Engine, EngineKind, Level, Machine
+from hwsim.target.engines import AnyEngine
+from hwsim.target.parts import VECTOR_KINDS
+from hwsim.target.schema import Target
+
+# Accelerators that a compiler programs ahead fetch the next layer's weights early; kernels of a CPU or GPU do not.
+PREFETCHING_CLASSES = frozenset({"mcu_npu", "edge_tpu", "edge_npu", "dsp_npu", "fpga", "asic"})
+KINDS: dict[str, EngineKind] = {
+    "simd": "simd",
+    "bit_serial": "simd",
+    "systolic": "systolic",
+    "bit_composable": "bit_composable",
+}
+
+
+def machine_from_target(target: Target) -> Machine:
+    """The device as the kernels see it; built once for each descriptor."""
+    return _machine(target.sha256, _Held(target))
+
+
+class _Held:
+    """Carries the target past the cache, which keys on its hash alone."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Held)
+
+
+@lru_cache(maxsize=64)
+def _machine(sha256: str, held: _Held) -> Machine:
+    target = held.target
+    engines = [_engine(target, index, engine) for index, engine in enumerate(target.engines)]
+    levels, link_cycles = _levels(target)
+    engines += _float_engine(target)
+    return Machine(
+        name=target.name,
+        clock_hz=target.clock_hz,
+        units=target.unit_count,
+        engines=tuple(engines),
+        levels=levels,
+        vector_rates={kind: target.vector_rate(kind) for kind in VECTOR_KINDS},
+        vector_pj=target.vector_pj,
+        launch_cycles=target.layer_launch_cycles,
+        sync_cycles=target.sync_cycles,
+        invocation_cycles=target.inference_launch_cycles,
+        link_bytes_per_cycle=link_cycles[0],
+        link_latency_cycles=link_cycles[1],
+        static_w=target.static_w,
+        independent=target.units.independent,
+        prefetch=target.device_class in PREFETCHING_CLASSES,
+        dense_packing=target.packing == "dense",
+        float_bits=target.float_path.bits if target.float_path else 32,
+        provenance=dict(target.provenance()),
+    )
+
+
+def _engine(target: Target, index: int, engine: AnyEngine) -> Engine:
+    tile = engine.dimensions
+    rates = engine.rates()
+    return Engine(
+        name=engine.name,
+        kind=KINDS[engine.kind],
+        serves=frozenset(engine.serves),
+        rates=rates,
+        rows=getattr(engine, "rows", 1),
+        columns=getattr(engine, "columns", 1),
+        dataflow=getattr(engine, "dataflow", "ws"),
+        tile=(tile.m, tile.n, tile.k),
+        pipelined=getattr(engine, "pipelined", False),
+        arrays=getattr(engine, "arrays", 1),
+        efficiency=target.engine_efficiency(engine),
+        startup_cycles=engine.startup_cycles,
+        packed_weight_bits=frozenset(engine.packed_weight_bits),
+        unpack_overhead=engine.unpack_overhead,
+        mac_pj={(w, a): target.mac_pj(w, a) for w, a in rates},
+        origin=f"engines.{index}",
+    )
+
+
+def _float_engine(target: Target) -> list[Engine]:
+    """The float path as one more engine, serving only float layers."""
+    path = target.float_path
+    if path is None:
+        return []
+    width = (path.bits, path.bits)
+    return [
+        Engine(
+            name="float",
+            kind="simd",
+            serves=frozenset(path.serves),
+            rates={width: path.macs_per_cycle},
+            tile=(1, max(1, min(16, int(path.macs_per_cycle))), 1),
+            efficiency=path.efficiency,
+            mac_pj={width: target.float_mac_pj},
+            is_float=True,
+            origin="float_fallback",
+        )
+    ]
+
+
+def _levels(target: Target) -> tuple[tuple[Level, ...], tuple[float, float]]:
+    """Memories, the host link as the outermost one where it carries weights, and the link's rate and latency."""
+    levels = [
+        Level(
+            name=level.name,
+            capacity=level.capacity,
+            bytes_per_cycle=level.bytes_per_cycle * level.efficiency,
+            shared=level.shared,
+            pj_per_byte=level.byte_pj,
+            holds_weights="weights" in level.holds,
+            holds_activations="activations" in level.holds,
+            latency_cycles=level.latency_cycles,
+            origin=f"memories.{index}",
+        )
+        for index, level in enumerate(target.levels)
+    ]
+    link = target.host_link
+    if link is None:
+        return tuple(levels), (0.0, 0.0)
+    rate = link.bandwidth / target.clock_hz
+    if "weights" in link.carries:
+        pj = target.byte_pj(link.name)
+        levels.append(
+            Level(
+                link.name,
+                float("inf"),
+                rate,
+                True,
+                pj,
+                True,
+                False,
+                link.latency * target.clock_hz,
+                "host_link",
+            )
+        )
+    return tuple(levels), (rate, link.latency * target.clock_hz)
