@@ -16,6 +16,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+_int_mm = torch.ops.aten._int_mm.default
 FLOAT32_EXACT = 1 << 24
 """Every integer up to this magnitude is a float32, so sums below it are exact in any order."""
 
@@ -30,7 +31,7 @@ def has_exact_int8_product() -> bool:
     high = torch.full((depth, size), -128, dtype=torch.int8)
     high[:, ::2] = 127
     expected = low.to(torch.int64) @ high.to(torch.int64)
-    return bool(torch.equal(torch._int_mm(low, high).to(torch.int64), expected))
+    return bool(torch.equal(_int_mm(low, high).to(torch.int64), expected))
 
 
 def _float32_is_full_precision(device: torch.device) -> bool:
@@ -65,8 +66,8 @@ def codes_times_weights(codes: Tensor, weights: Tensor) -> Tensor:
         if codes.dtype == torch.uint8:
             shifted = (codes ^ 0x80).view(torch.int8)
             offset = 128 * weights.sum(1, dtype=torch.int64)
-            return torch._int_mm(shifted, weights.t()).to(torch.int64) + offset
-        return torch._int_mm(codes, weights.t()).to(torch.int64)
+            return _int_mm(shifted, weights.t()).to(torch.int64) + offset
+        return _int_mm(codes, weights.t()).to(torch.int64)
     return integer_matmul(codes, weights.t())
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import map_arg
 
 from quant import ops as _ops  # noqa: F401  registers torch.ops.hwsim
 from quant.activation import ActQuantizer
@@ -81,7 +82,7 @@ def _read_product(module: fx.GraphModule, node: fx.Node, name: str) -> Product:
     kind = _KINDS[node.target]
     if kind == "matmul":
         return Product(node, name, kind, (node.args[0], node.args[1]))  # type: ignore[arg-type]
-    given = dict(zip(_ARGUMENTS, node.args, strict=False)) | dict(node.kwargs)
+    given: dict[str, Any] = dict(zip(_ARGUMENTS, node.args, strict=False)) | dict(node.kwargs)
     weight, bias = given["weight"], given.get("bias")
     if not _is_stored(weight) or not (bias is None or _is_stored(bias)):
         raise QuantError(f"{name}: the weight of this {kind} is computed, not stored; leave the layer in fp")
@@ -140,7 +141,7 @@ class Writer:
         """Append a call."""
         with self.module.graph.inserting_before(self.before):
             node = self.module.graph.call_function(target, args)
-        return self._note(node, lambda: target(*fx.node.map_arg(args, _shape_of)))
+        return self._note(node, lambda: target(*map_arg(args, _shape_of)))
 
     def read(self, name: str, tensor: Tensor) -> fx.Node:
         """Store a tensor as a buffer and read it."""
