@@ -152,9 +152,7 @@ class LayerGraph:
         try:
             return self._index[name]
         except KeyError:
-            raise UserError(
-                f"{self.model}: no layer {name!r}; `hwsim model show` lists the layers"
-            ) from None
+            raise UserError(f"{self.model}: no layer {name!r}; `hwsim model show` lists the layers") from None
 
     @property
     def total_macs(self) -> int:

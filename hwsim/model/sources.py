@@ -114,7 +114,9 @@ def _parse_arguments(body: str, text: str) -> dict[str, Value]:
     for item in filter(None, (part.strip() for part in body.split(","))):
         key, equals, value = item.partition("=")
         if not equals or not key.strip().isidentifier():
-            raise UserError(f"--model {text}: {item!r} is not KEY=VALUE; e.g. timm:mobilenetv2_100[pad_type=same]")
+            raise UserError(
+                f"--model {text}: {item!r} is not KEY=VALUE; e.g. timm:mobilenetv2_100[pad_type=same]"
+            )
         arguments[key.strip()] = _parse_value(value.strip())
     return arguments
 

@@ -1,0 +1,235 @@
+"""Build the eager network a model name stands for, without spending time on initial values.
+
+Weights are filled afterwards (``hwsim.model.weights``), so the builders' own random initialisation is skipped: it is
+the slowest part of creating a network and would be overwritten.
+"""
+
+import contextlib
+import importlib.util
+import inspect
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from hwsim.errors import UserError
+from hwsim.model.hf_configs import CONFIGS, DEFAULT_SEQUENCE
+from hwsim.model.sources import ModelSource, unknown_name
+from hwsim.model.torchvision_shim import declare_missing_operators
+
+log = logging.getLogger(__name__)
+
+Device = Literal["cpu", "meta"]
+SHAPES_ONLY_PARAMETERS = 2e9  # above this a network without a weights file is planned from shapes alone
+
+
+@dataclass(frozen=True)
+class Built:
+    """An eager network ready for export.
+
+    Attributes:
+        module: In eval mode; parameters hold arbitrary values (or none, on the meta device) unless ``own_weights``.
+        args: Example inputs by position.
+        kwargs: Example inputs and switches by name.
+        data_config: Image mean, std and size, or tokenizer facts.
+        own_weights: The builder gave the parameters their final values.
+    """
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict[str, Any])
+    data_config: dict[str, Any] = field(default_factory=dict[str, Any])
+    own_weights: bool = False
+
+
+class _SkipRandomInit(TorchFunctionMode):
+    """Makes random initialisers return their tensor untouched."""
+
+    _SKIPPED = frozenset({
+        torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_, torch.Tensor.clamp_,
+        torch.Tensor.bernoulli_, torch.Tensor.log_normal_, torch.Tensor.exponential_,
+        torch.nn.init.trunc_normal_, torch.nn.init.normal_, torch.nn.init.uniform_,
+        torch.nn.init.kaiming_normal_, torch.nn.init.kaiming_uniform_, torch.nn.init.xavier_normal_,
+        torch.nn.init.xavier_uniform_, torch.nn.init.orthogonal_,
+    })  # fmt: skip
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self._SKIPPED and args and isinstance(args[0], Tensor):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def _cheaply(device: Device) -> Iterator[None]:
+    if device == "meta":
+        with torch.device("meta"):
+            yield
+        return
+    with _SkipRandomInit():
+        yield
+
+
+def build(source: ModelSource, device: Device, batch: int, sequence: int | None) -> Built:
+    """The network of a timm, transformers or factory source."""
+    if source.source == "timm":
+        return _build_timm(source, device, batch)
+    if source.source == "hf":
+        return _build_transformers(source, device, batch, sequence)
+    return _build_factory(source, batch)
+
+
+def _build_timm(source: ModelSource, device: Device, batch: int) -> Built:
+    declare_missing_operators()
+    import timm
+
+    architecture = source.name.partition(".")[0]
+    if not timm.is_model(architecture):
+        raise UserError(unknown_name(architecture, timm.list_models(), "--model timm:"))
+    try:
+        with _cheaply(device):
+            module = timm.create_model(source.name, pretrained=False, **source.arguments)
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"--model {source.asked}: timm cannot build it ({_first_line(error)})") from error
+    config: dict[str, Any] = getattr(module, "pretrained_cfg", {})
+    size = tuple(source.arguments.get(key) or 0 for key in ("img_size",))
+    channels, height, width = config.get("input_size", (3, 224, 224))
+    if isinstance(size[0], int) and size[0] > 0:
+        height = width = size[0]
+    channels = int(source.arguments.get("in_chans") or channels)
+    data = {
+        "kind": "image", "input_size": (channels, height, width), "mean": tuple(config.get("mean", ())),
+        "std": tuple(config.get("std", ())), "interpolation": config.get("interpolation"),
+        "crop_pct": config.get("crop_pct"), "num_classes": getattr(module, "num_classes", None),
+    }  # fmt: skip
+    return Built(module.eval(), (_example_image((batch, channels, height, width), device),), {}, data)
+
+
+def _build_transformers(source: ModelSource, device: Device, batch: int, sequence: int | None) -> Built:
+    values, folder = _transformers_config(source)
+    declare_missing_operators()
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    values = {**values, **source.arguments}
+    kind = values.pop("model_type", None)
+    if kind not in CONFIG_MAPPING:
+        raise UserError(
+            f"--model {source.asked}: model_type {kind!r} is unknown to transformers {transformers.__version__}"
+        )
+    architecture = (values.get("architectures") or [None])[0]
+    config = CONFIG_MAPPING[kind](**values)
+    try:
+        cls = getattr(transformers, architecture) if architecture else None
+        cls = cls or transformers.AutoModel._model_mapping[type(config)]
+        with _cheaply(device):
+            module = cls._from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+    except (AttributeError, KeyError, ValueError, TypeError) as error:
+        raise UserError(
+            f"--model {source.asked}: transformers cannot build {architecture or kind} ({_first_line(error)})"
+        ) from error
+    length = sequence or min(DEFAULT_SEQUENCE, getattr(config, "max_position_embeddings", DEFAULT_SEQUENCE))
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is not None and length > limit:
+        raise UserError(
+            f"--sequence {length}: {source.resolved} has {limit} positions; ask for at most {limit}"
+        )
+    tokens = _example_tokens((batch, length), config.vocab_size, device)
+    forward = inspect.signature(type(module).forward).parameters
+    switches = {
+        key: value for key, value in {"use_cache": False, "return_dict": False}.items() if key in forward
+    }
+    inputs: dict[str, Any] = {"input_ids": tokens}
+    if "use_cache" not in forward or not getattr(config, "is_decoder", True) and kind in ("bert", "roberta"):
+        inputs["attention_mask"] = torch.ones_like(tokens)
+    data = {"kind": "text", "sequence": length, "vocab_size": config.vocab_size, "architecture": type(module).__name__,
+            "folder": None if folder is None else str(folder)}  # fmt: skip
+    return Built(module.eval(), (), {**inputs, **switches}, data)
+
+
+def _transformers_config(source: ModelSource) -> tuple[dict[str, Any], Path | None]:
+    """A local config.json, a built-in configuration, or the hub's."""
+    path = Path(source.name)
+    path = path / "config.json" if path.is_dir() else path
+    if path.suffix == ".json":
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"--model {source.asked}: cannot read {path} ({error.strerror})") from error
+        except ValueError as error:
+            raise UserError(f"--model {source.asked}: {path} is not JSON ({error})") from error
+        if not isinstance(values, dict) or "model_type" not in values:
+            raise UserError(
+                f"--model {source.asked}: {path} has no model_type; give a transformers config.json"
+            )
+        return values, path.parent
+    for name, values in CONFIGS.items():
+        if source.name in (name, name.rpartition("/")[2]):
+            return dict(values), None
+    from hwsim.model.hub import fetch
+
+    found = fetch(source.name, "config.json")
+    if found is None:
+        known = ", ".join(sorted(CONFIGS))
+        raise UserError(
+            f"--model {source.asked}: the hub cannot be reached and the configuration is not in its cache; "
+            f"give hf:path/to/config.json, or one of {known}"
+        )
+    return json.loads(found.read_text(encoding="utf-8")), found.parent
+
+
+def _build_factory(source: ModelSource, batch: int) -> Built:
+    """Call a function of the user's own file; it returns a module or (module, example inputs)."""
+    path = Path(source.name)
+    if not path.is_file():
+        raise UserError(f"--model {source.asked}: no such file {path}")
+    spec = importlib.util.spec_from_file_location(f"hwsim_factory_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    namespace = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(namespace)
+        factory = getattr(namespace, source.factory or "", None)
+        if not callable(factory):
+            raise UserError(f"--model {source.asked}: {path} has no function {source.factory!r}")
+        made = factory(**source.arguments)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"--model {source.asked}: {type(error).__name__}: {_first_line(error)}") from error
+    module, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(module, nn.Module):
+        raise UserError(f"--model {source.asked}: returned {type(module).__name__}, not a torch.nn.Module")
+    inputs = (torch.zeros(1, 3, 224, 224),) if inputs is None else inputs
+    inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    if batch > 1:
+        inputs = tuple(
+            item.expand(batch, *item.shape[1:]).clone()
+            if isinstance(item, Tensor) and item.shape[:1] == (1,)
+            else item
+            for item in inputs
+        )
+    return Built(module.eval(), inputs, {}, {"kind": "custom"}, own_weights=True)
+
+
+def _example_image(size: tuple[int, ...], device: Device) -> Tensor:
+    """Seeded noise, so that a run on the example inputs exercises every layer."""
+    if device == "meta":
+        return torch.empty(size, device="meta")
+    return torch.randn(size, generator=torch.Generator().manual_seed(0))
+
+
+def _example_tokens(size: tuple[int, ...], vocabulary: int, device: Device) -> Tensor:
+    if device == "meta":
+        return torch.empty(size, dtype=torch.long, device="meta")
+    return torch.randint(0, vocabulary, size, generator=torch.Generator().manual_seed(0))
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__

@@ -1,0 +1,126 @@
+"""One flat graph of a module by ``torch.export``.
+
+The exported program is kept at the level of its high operators (``linear``, ``conv2d``, ``layer_norm``, ``gelu``),
+which is what people plan and quantize; only what hides a product is opened later. Parameters, which export lifts to
+inputs, are put back as ``get_attr`` nodes under the names they have in the model.
+"""
+
+import contextlib
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+
+from hwsim.errors import UserError
+from hwsim.model import rewrite
+
+
+@contextlib.contextmanager
+def _plain_kernels() -> Iterator[None]:
+    """Keep the fused inference path of nn.TransformerEncoder away: it hides its products in one call."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def export_program(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, name: str = "model"
+) -> ExportedProgram:
+    """Trace a module in eval mode with fixed shapes."""
+    module.eval()
+    try:
+        with _plain_kernels():
+            return torch.export.export(module, args, kwargs or {}, strict=False)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{name}: torch.export cannot trace this model ({reason}); "
+            "make its forward free of branches on tensor values, or check the example inputs"
+        ) from error
+
+
+def graph_module(program: ExportedProgram) -> fx.GraphModule:
+    """The program as a plain graph module: parameters as attributes, outputs as a flat tuple."""
+    if _writes_through_views(program):
+        program = program.run_decompositions({})
+    module = fx.GraphModule(torch.nn.Module(), fx.Graph())
+    graph, copies = module.graph, dict[fx.Node, fx.Node]()
+    sources = {
+        spec.arg.name: spec
+        for spec in program.graph_signature.input_specs
+        if spec.kind != InputKind.USER_INPUT
+    }
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in sources:
+            copies[node] = _stored(module, program, sources[node.name])
+        elif node.op == "output":
+            graph.output(_results(program, node, copies))
+        else:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+        if node in copies:
+            copy = copies[node]
+            copy.meta = {key: node.meta[key] for key in rewrite.KEPT_META if key in node.meta}
+            copy.meta["val"] = rewrite.to_meta(node.meta.get("val"))
+    return module
+
+
+def _stored(module: fx.GraphModule, program: ExportedProgram, spec: Any) -> fx.Node:
+    """A get_attr node for a lifted parameter, buffer or constant."""
+    tensor = program.state_dict.get(spec.target)
+    if tensor is None:
+        tensor = program.constants.get(spec.target)
+    if not isinstance(tensor, Tensor):
+        raise UserError(
+            f"model: {spec.target} is a {type(tensor).__name__}, not a tensor; it cannot be exported"
+        )
+    rewrite.set_tensor(module, spec.target, tensor.detach(), parameter=spec.kind == InputKind.PARAMETER)
+    return module.graph.create_node("get_attr", spec.target)
+
+
+def _results(
+    program: ExportedProgram, output: fx.Node, copies: dict[fx.Node, fx.Node]
+) -> tuple[fx.Node, ...]:
+    """What the model returns, without the buffers it would update."""
+    specs = program.graph_signature.output_specs
+    values = output.args[0]
+    assert isinstance(values, tuple | list)
+    return tuple(
+        copies[item]
+        for item, spec in zip(values, specs, strict=True)
+        if spec.kind == OutputKind.USER_OUTPUT and isinstance(item, fx.Node)
+    )
+
+
+_VIEW_MAKERS = {"slice", "select", "view", "transpose", "permute", "unsqueeze", "expand", "narrow", "getitem"}
+
+
+def _writes_through_views(program: ExportedProgram) -> bool:
+    """Whether some call writes into a view, so that calls cannot be replaced one by one."""
+    for node in program.graph.nodes:
+        if node.op != "call_function" or not is_in_place(node.target):
+            continue
+        written = node.args[0] if node.args else None
+        if isinstance(written, fx.Node) and _base_name(written.target) in _VIEW_MAKERS:
+            return True
+        if str(node.target).startswith(("aten.copy_", "aten.index_put_")):
+            return True
+    return False
+
+
+def is_in_place(target: Any) -> bool:
+    """Whether an operator writes its first argument."""
+    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
+
+
+def _base_name(target: Any) -> str:
+    if target is operator.getitem:
+        return "getitem"
+    return str(target).removeprefix("aten.").partition(".")[0] if target is not None else ""

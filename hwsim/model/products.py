@@ -1,0 +1,277 @@
+"""One spelling for every matrix product: ``aten.linear``, ``aten.conv2d`` or ``aten.matmul``.
+
+``mm``, ``addmm``, ``bmm``, ``baddbmm``, ``einsum`` and friends are rewritten; products with a stored second operand
+become ``linear`` (weight of shape outputs x inputs). ``scaled_dot_product_attention`` is opened into
+matmul - softmax - matmul (Vaswani et al. 2017, equation 1), because its two products are planned like any other.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from hwsim.model import rewrite
+from hwsim.model.rewrite import aten
+
+# Calls that hide products; traced through to the operators they are made of.
+_HIDING = {
+    aten.einsum.default,
+    aten.baddbmm.default,
+    aten.inner.default,
+    aten.tensordot.default,
+    aten.bilinear.default,
+    aten.lstm.input,
+    aten.gru.input,
+    aten.rnn_tanh.input,
+    aten.rnn_relu.input,
+}
+
+
+def normalise_products(module: fx.GraphModule) -> None:
+    """Rewrite every product that has another spelling."""
+    for node in rewrite.calls(module.graph, *_HIDING):
+        _inline(node)
+    for node in rewrite.calls(module.graph, aten.addmm.default):
+        _split_addmm(module, node)
+    for node in rewrite.calls(module.graph, aten.mm.default, aten.bmm.default, aten.mv.default):
+        node.target = aten.matmul.default
+    for node in rewrite.calls(module.graph, aten.matmul.default):
+        _matmul_to_linear(module, node)
+    for node in rewrite.calls(module.graph, aten.linear.default):
+        if node.args[1].op != "get_attr":
+            _linear_to_matmul(node)
+    for node in rewrite.calls(module.graph, aten.conv1d.default):
+        _conv1d_to_conv2d(module, node)
+    for node in rewrite.calls(module.graph, aten.convolution.default):
+        _convolution_to_conv2d(node)
+    for node in rewrite.calls(module.graph, aten.conv2d.padding):
+        _string_padding(node)
+    for node in rewrite.calls(module.graph, aten.conv2d.default):
+        _fill_defaults(node)
+    rewrite.drop_dead(module)
+
+
+def _inline(node: fx.Node) -> None:
+    """Replace a composite call by the calls it consists of."""
+    flat = list(node.all_input_nodes)
+
+    def run(*tensors: Tensor) -> Any:
+        table = dict(zip(flat, tensors, strict=True))
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), table.__getitem__)  # type: ignore[attr-defined]
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    with torch.no_grad():
+        traced = make_fx(run)(*[rewrite.value(item) for item in flat])
+    copies: dict[fx.Node, fx.Node] = {}
+    for inner, outer in zip((n for n in traced.graph.nodes if n.op == "placeholder"), flat, strict=True):
+        copies[inner] = outer
+    for inner in traced.graph.nodes:
+        if inner.op != "call_function":
+            continue
+        args, kwargs = fx.node.map_arg((inner.args, inner.kwargs), copies.__getitem__)  # type: ignore[attr-defined]
+        target = aten.reshape.default if "view" in str(inner.target) else inner.target
+        copies[inner] = rewrite.emit(node, target, *args, like=node, **kwargs)
+    result = next(n for n in traced.graph.nodes if n.op == "output").args[0]
+    if isinstance(result, fx.Node):
+        rewrite.replace(node, copies[result])
+        return
+    for user in list(node.users):
+        rewrite.replace(user, copies[result[user.args[1]]])
+    node.graph.erase_node(node)
+
+
+def _split_addmm(module: fx.GraphModule, node: fx.Node) -> None:
+    bias, left, right = node.args[:3]
+    plain = node.kwargs.get("alpha", 1) == 1 and node.kwargs.get("beta", 1) == 1
+    if plain and right.op == "get_attr" and bias.op == "get_attr" and len(rewrite.shape(bias)) == 1:
+        weight = _transposed(module, node, right)
+        rewrite.replace(node, rewrite.emit(node, aten.linear.default, left, weight, bias, like=node))
+        return
+    product = rewrite.emit(node, aten.matmul.default, left, right, like=node)
+    scaled = (
+        rewrite.emit(node, aten.mul.Tensor, product, node.kwargs.get("alpha", 1)) if not plain else product
+    )
+    shift = rewrite.emit(node, aten.mul.Tensor, bias, node.kwargs.get("beta", 1)) if not plain else bias
+    rewrite.replace(node, rewrite.emit(node, aten.add.Tensor, scaled, shift, like=node))
+
+
+def _matmul_to_linear(module: fx.GraphModule, node: fx.Node) -> None:
+    left, right = node.args
+    if right.op == "get_attr" and len(rewrite.shape(right)) == 2 and left.op != "get_attr":
+        weight = _transposed(module, node, right)
+        rewrite.replace(node, rewrite.emit(node, aten.linear.default, left, weight, like=node))
+
+
+def _transposed(module: fx.GraphModule, before: fx.Node, stored: fx.Node) -> fx.Node:
+    """Read the transpose of a stored matrix; in place where nobody else reads it."""
+    name = str(stored.target)
+    tensor = rewrite.get_tensor(module, name)
+    readers = [
+        user
+        for node in before.graph.nodes
+        if node.op == "get_attr" and node.target == name
+        for user in node.users
+    ]
+    if len(readers) > 1:
+        name = rewrite.free_name(module, f"{name}_transposed")
+    turned = tensor.detach().t().contiguous()
+    rewrite.set_tensor(module, name, turned, parameter=isinstance(tensor, torch.nn.Parameter))
+    return rewrite.read_node(before, name, turned)
+
+
+def _linear_to_matmul(node: fx.Node) -> None:
+    """A linear whose weight depends on the input is a product of two activations."""
+    left, weight = node.args[:2]
+    bias = rewrite.argument(node, 2, "bias")
+    turned = rewrite.emit(node, aten.transpose.int, weight, -2, -1, like=node)
+    product = rewrite.emit(node, aten.matmul.default, left, turned, like=node)
+    if bias is not None:
+        product = rewrite.emit(node, aten.add.Tensor, product, bias, like=node)
+    rewrite.replace(node, product)
+
+
+def _conv1d_to_conv2d(module: fx.GraphModule, node: fx.Node) -> None:
+    """A 1-d convolution is a 2-d one of height 1."""
+    weight = node.args[1]
+    padding = rewrite.argument(node, 4, "padding", [0])
+    if weight.op != "get_attr" or isinstance(padding, str):
+        return
+    stride, dilation = rewrite.argument(node, 3, "stride", [1]), rewrite.argument(node, 5, "dilation", [1])
+    tensor = rewrite.get_tensor(module, str(weight.target))
+    name = rewrite.free_name(module, f"{weight.target}_2d")
+    flat = tensor.detach().unsqueeze(2)
+    rewrite.set_tensor(module, name, flat, parameter=isinstance(tensor, torch.nn.Parameter))
+    stored = rewrite.read_node(node, name, flat)
+    image = rewrite.emit(node, aten.unsqueeze.default, node.args[0], -2, like=node)
+    result = rewrite.emit(
+        node, aten.conv2d.default, image, stored, rewrite.argument(node, 2, "bias"), [1, *stride], [0, *padding],
+        [1, *dilation], rewrite.argument(node, 6, "groups", 1), like=node,
+    )  # fmt: skip
+    rewrite.replace(node, rewrite.emit(node, aten.squeeze.dim, result, -2, like=node))
+
+
+def _convolution_to_conv2d(node: fx.Node) -> None:
+    image, weight, bias, stride, padding, dilation, transposed, _, groups = node.args
+    if not transposed and len(rewrite.shape(weight)) == 4:
+        node.target = aten.conv2d.default
+        node.args = (image, weight, bias, stride, padding, dilation, groups)
+
+
+def _string_padding(node: fx.Node) -> None:
+    """``padding="same"`` or ``"valid"`` in numbers, with a pad in front where the two sides differ."""
+    image, weight = node.args[:2]
+    bias, stride = rewrite.argument(node, 2, "bias"), rewrite.argument(node, 3, "stride", [1, 1])
+    padding = rewrite.argument(node, 4, "padding", "valid")
+    dilation, groups = rewrite.argument(node, 5, "dilation", [1, 1]), rewrite.argument(node, 6, "groups", 1)
+    dilation = dilation if isinstance(dilation, list | tuple) else [dilation, dilation]
+    kernel = rewrite.shape(weight)[2:]
+    total = [d * (size - 1) if padding == "same" else 0 for d, size in zip(dilation, kernel, strict=True)]
+    before = [amount // 2 for amount in total]
+    if any(amount % 2 for amount in total):
+        height, width = total
+        sides = [before[1], width - before[1], before[0], height - before[0]]
+        image = rewrite.emit(node, aten.constant_pad_nd.default, image, sides, 0.0, like=node)
+        before = [0, 0]
+    node.target = aten.conv2d.default
+    node.args = (image, weight, bias, stride, before, dilation, groups)
+    node.kwargs = {}
+
+
+def _fill_defaults(node: fx.Node) -> None:
+    """All seven arguments in place, pairs written as pairs."""
+    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+    defaults = (None, None, None, [1, 1], [0, 0], [1, 1], 1)
+    values = [rewrite.argument(node, i, name, defaults[i]) for i, name in enumerate(names)]
+    for position in (3, 4, 5):
+        pair = values[position]
+        pair = list(pair) if isinstance(pair, list | tuple) else [pair]
+        values[position] = pair * 2 if len(pair) == 1 else pair
+    node.args, node.kwargs = tuple(values), {}
+
+
+def open_attention(module: fx.GraphModule) -> None:
+    """Open every fused attention into its two products and a softmax."""
+    masks: dict[tuple[fx.Node, tuple[int, ...]], fx.Node | None] = {}
+    for node in rewrite.calls(module.graph, aten.scaled_dot_product_attention.default):
+        _open_attention(module, node, masks)
+    rewrite.drop_dead(module)
+
+
+def _open_attention(module: fx.GraphModule, node: fx.Node, masks: dict[Any, fx.Node | None]) -> None:
+    query, key, values = node.args[:3]
+    mask, causal = rewrite.argument(node, 3, "attn_mask"), rewrite.argument(node, 5, "is_causal", False)
+    scale = node.kwargs.get("scale") or 1.0 / math.sqrt(rewrite.shape(query)[-1])
+    if node.kwargs.get("enable_gqa", False):
+        heads = rewrite.shape(query)[-3]
+        key, values = _repeat_heads(node, key, heads), _repeat_heads(node, values, heads)
+    query = rewrite.emit(node, aten.mul.Tensor, query, scale)
+    turned = rewrite.emit(node, aten.transpose.int, key, -2, -1)
+    scores = rewrite.emit(node, aten.matmul.default, query, turned)
+    if causal:
+        mask = _causal_mask(module, node, rewrite.shape(scores)[-2:])
+    if mask is not None:
+        cached = (mask, rewrite.shape(scores)[:-2])
+        if cached not in masks:
+            masks[cached] = additive_mask(module, node, mask)
+        if masks[cached] is not None:
+            scores = rewrite.emit(node, aten.add.Tensor, scores, masks[cached])
+    weights = rewrite.emit(node, aten.softmax.int, scores, -1)
+    rewrite.replace(node, rewrite.emit(node, aten.matmul.default, weights, values))
+
+
+def _repeat_heads(node: fx.Node, stored: fx.Node, heads: int) -> fx.Node:
+    """Grouped-query attention: every key and value head serves several query heads."""
+    *lead, count, length, width = rewrite.shape(stored)
+    if count == heads:
+        return stored
+    spread = rewrite.emit(node, aten.unsqueeze.default, stored, -3)
+    size = [*lead, count, heads // count, length, width]
+    spread = rewrite.emit(node, aten.expand.default, spread, size)
+    return rewrite.emit(node, aten.reshape.default, spread, [*lead, heads, length, width])
+
+
+def _causal_mask(module: fx.GraphModule, node: fx.Node, size: tuple[int, ...]) -> fx.Node:
+    name = f"causal_mask_{size[0]}x{size[1]}"
+    allowed = torch.ones(size, dtype=torch.bool).tril()
+    for present in module.graph.nodes:
+        if present.op == "get_attr" and present.target == name:
+            return present
+    first = next(n for n in module.graph.nodes if n.op not in ("placeholder", "get_attr"))
+    return rewrite.constant_node(first, module, name, allowed)
+
+
+def additive_mask(module: fx.GraphModule, node: fx.Node, mask: fx.Node) -> fx.Node | None:
+    """A mask as something to add to the scores; None where it allows everything."""
+    boolean = rewrite.tensors(mask)[0].dtype == torch.bool
+    if mask.op != "get_attr":
+        if not boolean:
+            return mask
+        return rewrite.emit(node, aten.where.Scalar, mask, 0.0, LOWEST)
+    tensor = _without_expansion(rewrite.get_tensor(module, str(mask.target)).detach())
+    parameter = isinstance(rewrite.get_tensor(module, str(mask.target)), torch.nn.Parameter)
+    if boolean:
+        if not tensor.is_meta and bool(tensor.all()):
+            return None
+        tensor = torch.where(tensor, 0.0, LOWEST)
+    elif not tensor.is_meta and not bool(tensor.any()):
+        return None
+    elif tensor.shape == rewrite.shape(mask):
+        return mask
+    name = rewrite.free_name(module, f"{mask.target}_additive")
+    rewrite.set_tensor(module, name, tensor, parameter=parameter)
+    return rewrite.read_node(mask.next, name, tensor)
+
+
+LOWEST = float(
+    torch.finfo(torch.float32).min
+)  # exp(LOWEST - max) is exactly 0, and LOWEST - LOWEST is not NaN
+
+
+def _without_expansion(tensor: Tensor) -> Tensor:
+    """Size 1 wherever a dimension only repeats the same data; broadcasting brings it back."""
+    for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+        if size > 1 and stride == 0:
+            tensor = tensor.narrow(dim, 0, 1)
+    return tensor.contiguous()
