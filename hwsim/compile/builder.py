@@ -1,0 +1,115 @@
+"""A small statement builder for TensorIR: Python loops write the unrolled code, `Code` nests the rest.
+
+TVMScript parses a fixed text; our kernels differ in the number of operands, vectors and epilogue steps, so
+they are generated. Every kernel works on flat one-dimensional buffers and static affine offsets: a strided
+view of an activation is then only another offset expression.
+"""
+# pyright: basic
+# TVM ships no type stubs for its expression classes.
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import tvm
+from tvm import tirx
+from tvm.tirx import Buffer, PrimFunc, Var
+
+Expr = Any
+_KEEP_IN_REGISTERS = {"disable_lower_builtin": True}
+
+
+class Code:
+    """One function under construction: parameters, nested statements, scratch."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.parameters: list[Var] = []
+        self._stack: list[list[Any]] = [[]]
+        self._counter = 0
+
+    def _fresh(self, stem: str) -> str:
+        self._counter += 1
+        return f"{stem}{self._counter}"
+
+    def parameter(self, name: str, elements: int, dtype: str) -> Buffer:
+        """Declare the next parameter: a flat buffer of ``elements``."""
+        buffer = tirx.decl_buffer((elements,), dtype, name=name, data_alignment=64)
+        self.parameters.append(buffer)
+        return buffer
+
+    def scratch(self, name: str, elements: int, dtype: str) -> Buffer:
+        """Small constant-size memory that stays in registers or on the stack."""
+        buffer = tirx.decl_buffer((elements,), dtype, name=self._fresh(name))
+        self.emit(tirx.AllocBuffer(buffer, _KEEP_IN_REGISTERS))
+        return buffer
+
+    def emit(self, statement: Any) -> None:
+        """Append one statement at the current nesting."""
+        self._stack[-1].append(statement)
+
+    def store(self, buffer: Buffer, index: Expr, value: Expr) -> None:
+        """Store a scalar or a vector (a vector covers consecutive elements)."""
+        self.emit(buffer.vstore([index], value))
+
+    def bind(self, stem: str, value: Expr) -> Var:
+        """Name a value so that it is computed once; numbers need no name."""
+        if isinstance(value, int):
+            return tirx.const(value, "int32")
+        variable = Var(self._fresh(stem), value.ty)
+        self.emit(tirx.Bind(variable, value))
+        return variable
+
+    @contextmanager
+    def loop(self, extent: int, *, parallel: bool = False) -> Iterator[Expr]:
+        """A counted loop; a loop of one turn leaves no trace but the constant 0."""
+        if extent == 1:
+            yield tirx.const(0, "int32")
+            return
+        variable = Var(self._fresh("i"), "int32")
+        self._stack.append([])
+        yield variable
+        body = _sequence(self._stack.pop())
+        kind = tirx.ForKind.PARALLEL if parallel else tirx.ForKind.SERIAL
+        self.emit(tirx.For(variable, 0, extent, kind, body))
+
+    @contextmanager
+    def when(self, condition: Expr) -> Iterator[None]:
+        """Statements that run only where ``condition`` holds."""
+        self._stack.append([])
+        yield
+        self.emit(tirx.IfThenElse(condition, _sequence(self._stack.pop()), None))
+
+    def function(self) -> PrimFunc:
+        """The finished function, exported under its name."""
+        function = PrimFunc(self.parameters, _sequence(self._stack[0]))
+        return function.with_attr({"global_symbol": self.name, "tirx.noalias": True, "s_tir": True})
+
+
+def _sequence(statements: list[Any]) -> Any:
+    if not statements:
+        return tirx.Evaluate(tirx.const(0, "int32"))
+    return statements[0] if len(statements) == 1 else tirx.SeqStmt(statements)
+
+
+def vector(dtype: str, lanes: int) -> str:
+    """Name of the vector type; one lane is the scalar."""
+    return dtype if lanes == 1 else f"{dtype}x{lanes}"
+
+
+def constant(value: float | int, dtype: str, lanes: int = 1) -> Expr:
+    """A scalar constant, broadcast to ``lanes``."""
+    scalar = tirx.const(value, dtype)
+    return scalar if lanes == 1 else tirx.Broadcast(scalar, lanes)
+
+
+def broadcast(value: Expr, lanes: int) -> Expr:
+    """A scalar expression in every lane."""
+    return value if lanes == 1 else tirx.Broadcast(value, lanes)
+
+
+def compile_functions(functions: dict[str, PrimFunc], target: dict[str, Any]) -> tvm.runtime.Module:
+    """Compile functions into one runtime module for the described target."""
+    module = tvm.IRModule({tvm.ir.GlobalVar(name): function for name, function in functions.items()})
+    with tvm.transform.PassContext(opt_level=3):
+        return tvm.compile(module, target=tvm.target.Target(target))

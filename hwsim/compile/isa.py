@@ -1,0 +1,172 @@
+"""What a machine offers to a kernel: vector lanes, the integer dot product, the register tile.
+
+The kernels are written once and read everything machine-specific from an `Isa`. Adding a machine means adding
+one entry here and, if its dot product is new, one branch in `dot`.
+
+    vnni512   AVX512-VNNI vpdpbusd: 16 lanes, 4 products a lane, u8 x s8, no saturation
+    vnni256   the same in 256 bits (AVX-VNNI, AVX512-VNNI+VL)
+    avx2      vpmovsxbw + vpmaddwd: 8 lanes, 2 products a lane (vpmaddubsw would saturate, so it is not used)
+    sdot      Armv8.2 dot product: 4 lanes, 4 products; s8 x s8, activations flipped by 0x80
+    mul       widening multiply-add in whatever vectors LLVM finds (RISC-V V, plain C with one lane)
+"""
+# pyright: basic
+# TVM ships no type stubs for its expression classes.
+
+import platform
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from tvm import tirx
+
+from hwsim.compile.builder import broadcast, vector
+from hwsim.errors import UserError
+
+Dot = Literal["vnni512", "vnni256", "avx2", "sdot", "mul"]
+
+
+@dataclass(frozen=True)
+class Isa:
+    """One machine as the kernels see it.
+
+    Attributes:
+        name: Name on the command line and in the manifest.
+        dot: Which integer dot product is used (see the module docstring).
+        lanes: int32 lanes of one vector; also the width of one output slot.
+        depth: Products summed in one lane by one instruction; K is packed in steps of it.
+        tile_rows: Rows of activations held in registers at once.
+        tile_vectors: Vectors of outputs held in registers at once.
+        target: TVM target dictionary.
+        compiler: Cross compiler that links the artifact, None for the host's own.
+        emulator: Command that runs a foreign binary on this machine, for tests.
+        activation_offset: What the dot product subtracts from every code (128 where it is signed).
+    """
+
+    name: str
+    dot: Dot
+    lanes: int
+    depth: int
+    tile_rows: int
+    tile_vectors: int
+    target: tuple[tuple[str, Any], ...]
+    compiler: str | None = None
+    emulator: tuple[str, ...] = ()
+    activation_offset: int = 0
+
+    @property
+    def panel(self) -> int:
+        """Output columns of one weight panel."""
+        return self.lanes * self.tile_vectors
+
+    def target_dict(self) -> dict[str, Any]:
+        """The TVM target as the dictionary TVM wants."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in self.target}
+
+    def wide(self) -> "Isa":
+        """The variant for activation codes of more than 8 bits: 32-bit products, same vectors."""
+        return replace(self, dot="mul", depth=1, activation_offset=0, tile_vectors=min(self.tile_vectors, 2))
+
+
+def _llvm(**settings: Any) -> tuple[tuple[str, Any], ...]:
+    return (("kind", "llvm"), *settings.items())
+
+
+_AARCH64 = ("qemu-aarch64", "-cpu", "max", "-L", "/usr/aarch64-linux-gnu")
+_RISCV64 = ("qemu-riscv64", "-cpu", "rv64,v=true,vlen=128,vext_spec=v1.0", "-L", "/usr/riscv64-linux-gnu")
+_RISCV_FEATURES = ("+64bit", "+m", "+a", "+f", "+d", "+c", "+v", "+zvl128b")
+
+ISAS: dict[str, Isa] = {
+    isa.name: isa
+    for isa in (
+        Isa("x86-vnni512", "vnni512", 16, 4, 6, 4, _llvm(mcpu="cascadelake")),
+        Isa("x86-avxvnni", "vnni256", 8, 4, 4, 2, _llvm(mcpu="alderlake")),
+        Isa("x86-avx2", "avx2", 8, 2, 4, 2, _llvm(mcpu="haswell")),
+        Isa("x86-generic", "mul", 4, 1, 3, 2, _llvm(mcpu="x86-64")),
+        Isa(
+            "aarch64-dotprod", "sdot", 4, 4, 6, 4,
+            _llvm(mtriple="aarch64-linux-gnu", mcpu="generic", mattr=("+neon", "+dotprod")),
+            "aarch64-linux-gnu-gcc", _AARCH64, 128,
+        ),
+        Isa(
+            "aarch64-generic", "mul", 4, 1, 4, 4,
+            _llvm(mtriple="aarch64-linux-gnu", mcpu="generic", mattr=("+neon",)),
+            "aarch64-linux-gnu-gcc", _AARCH64,
+        ),
+        Isa(
+            "riscv64-v", "mul", 4, 1, 4, 4,
+            _llvm(
+                mtriple="riscv64-unknown-linux-gnu", mcpu="generic-rv64", mabi="lp64d", mattr=_RISCV_FEATURES
+            ),
+            "riscv64-linux-gnu-gcc", _RISCV64,
+        ),
+        Isa("c", "mul", 1, 1, 2, 4, (("kind", "c"),)),
+    )
+}  # fmt: skip
+
+
+@cache
+def _host_flags() -> frozenset[str]:
+    """CPU feature flags of this machine, as the kernel lists them."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return frozenset()
+    lines = (line.partition(":")[2] for line in text.splitlines() if line.startswith(("flags", "Features")))
+    return frozenset(next(lines, "").split())
+
+
+def host_isa() -> Isa:
+    """The best entry this machine can execute."""
+    flags = _host_flags()
+    if platform.machine() == "aarch64":
+        return ISAS["aarch64-dotprod" if "asimddp" in flags else "aarch64-generic"]
+    if platform.machine() in ("x86_64", "AMD64"):
+        if "avx512_vnni" in flags:
+            return ISAS["x86-vnni512"]
+        if "avx_vnni" in flags:
+            return ISAS["x86-avxvnni"]
+        return ISAS["x86-avx2" if "avx2" in flags else "x86-generic"]
+    raise UserError(f"host machine {platform.machine()!r}: no kernels for it; name a target with --isa")
+
+
+def named_isa(name: str) -> Isa:
+    """Look an entry up by name; ``host`` is this machine."""
+    if name == "host":
+        return host_isa()
+    if name not in ISAS:
+        raise UserError(f"--isa {name!r}: unknown; choose one of host, {', '.join(ISAS)}")
+    return ISAS[name]
+
+
+def load_activations(isa: Isa, codes: Any, offset: Any) -> Any:
+    """`isa.depth` consecutive codes at ``offset`` as one int32 for `dot`."""
+    if isa.dot in ("vnni512", "vnni256"):
+        return tirx.reinterpret("int32", codes.vload([offset], "uint8x4"))
+    if isa.dot == "sdot":
+        flip = tirx.const(-0x7F7F7F80, "int32")  # 0x80808080: turns u8 into s8 = u8 - 128
+        return tirx.reinterpret("int32", codes.vload([offset], "uint8x4")) ^ flip
+    first = codes.vload([offset]).astype("int32")
+    if isa.dot == "avx2":
+        return first | (codes.vload([offset + 1]).astype("int32") << 16)
+    return first
+
+
+def dot(isa: Isa, acc: Any, activations: Any, weights: Any) -> Any:
+    """``acc + sum of isa.depth products`` in every lane."""
+    lanes = isa.lanes
+    many = broadcast(activations, lanes)
+    if isa.dot in ("vnni512", "vnni256"):
+        name = f"llvm.x86.avx512.vpdpbusd.{lanes * 32}"
+        bytes_ = tirx.reinterpret(f"uint8x{lanes * 4}", many)
+        return tirx.call_llvm_pure_intrin(vector("int32", lanes), name, acc, bytes_, weights)
+    if isa.dot == "sdot":
+        bytes_ = tirx.reinterpret("int8x16", many)
+        return tirx.call_llvm_pure_intrin(
+            "int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8", acc, bytes_, weights
+        )
+    if isa.dot == "avx2":
+        pairs = tirx.reinterpret("int16x16", many)
+        wide = weights.astype("int16x16")
+        return acc + tirx.call_llvm_pure_intrin("int32x8", "llvm.x86.avx2.pmadd.wd", wide, pairs)
+    return acc + weights.astype(vector("int32", lanes)) * many

@@ -1,0 +1,136 @@
+"""Weight codes into the panels the product kernel reads (numpy; once, at compile time).
+
+Packed layout of one panel: ``[tap][block][vector][lane][depth]`` bytes, where a block is as many steps of K as
+one byte holds codes (1 for 8 bits, 2 for 4 bits, 4 for 2 bits); step j of a block lies in bits
+``[j * bits, (j + 1) * bits)`` of each byte, so shifting left by ``8 - bits * (j + 1)`` brings it to the top.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsim.compile.isa import Isa
+from hwsim.compile.product import Section, sections_for
+
+Codes = NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Panels with what goes along: initial accumulators, scales and output columns, in packed order."""
+
+    sections: tuple[Section, ...]
+    weights: NDArray[np.int8]
+    column_sums: NDArray[np.int64]
+    scales: NDArray[np.float32]
+    table: NDArray[np.int32]
+    packed_bits: int
+
+    def initial(self, zero_point: int, isa: Isa) -> NDArray[np.int32]:
+        """Accumulators before the first product: the zero point and the sign flip, taken out in advance."""
+        factor = 1 << (8 - self.packed_bits)
+        correction = (isa.activation_offset - zero_point) * self.column_sums * factor
+        return (correction & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
+
+
+def storage_bits(codes: Codes) -> int:
+    """Narrowest storage that holds all codes: 2, 4 or 8 bits."""
+    low, high = int(codes.min(initial=0)), int(codes.max(initial=0))
+    for bits in (2, 4):
+        if -(1 << (bits - 1)) <= low and high < (1 << (bits - 1)):
+            return bits
+    return 8
+
+
+def term_slots(terms: list[NDArray[np.int64]], channels: int, lanes: int) -> list[list[int]]:
+    """For each output slot of ``lanes`` channels the terms that touch it; the first term touches all."""
+    slots = [[0] for _ in range(-(-channels // lanes))]
+    for order, rows in enumerate(terms[1:], 1):
+        for slot in sorted({int(row) // lanes for row in rows}):
+            slots[slot].append(order)
+    return slots
+
+
+def arrange(
+    slots: list[list[int]], channels: int, lanes: int, vectors: int
+) -> list[tuple[Section, list[int]]]:
+    """Group slots into panels of at most ``vectors`` vectors; returns each section with its slots in order."""
+    ragged = channels % lanes
+    last = len(slots) - 1 if ragged else -1
+    by_terms: dict[int, list[int]] = {}
+    for index, orders in enumerate(slots):
+        if index != last:
+            by_terms.setdefault(len(orders), []).append(index)
+    result: list[tuple[Section, list[int]]] = []
+    for terms, members in sorted(by_terms.items()):
+        per_panel = max(1, vectors // terms)
+        panels = len(members) // per_panel
+        if panels:
+            result.append((Section((terms,) * per_panel, panels), members[: panels * per_panel]))
+        rest = members[panels * per_panel :]
+        if rest:
+            result.append((Section((terms,) * len(rest), 1), rest))
+    if last >= 0:
+        result.append((Section((len(slots[last]),), 1, ragged), [last]))
+    return result
+
+
+def pack_panels(
+    matrix: Codes, taps: int, isa: Isa, sections: tuple[Section, ...], bits: int
+) -> NDArray[np.int8]:
+    """Lay ``matrix`` (packed lanes, taps * run), columns in packed order, out as panels."""
+    lanes, depth, steps = isa.lanes, isa.depth, 8 // bits
+    run = matrix.shape[1] // taps
+    blocks = -(-run // (depth * steps))
+    padded = np.zeros((matrix.shape[0], taps, blocks * steps * depth), np.int8)
+    padded[:, :, :run] = matrix.reshape(-1, taps, run)
+    split = padded.reshape(-1, lanes, taps, blocks, steps, depth)
+    joined = np.zeros((split.shape[0], lanes, taps, blocks, depth), np.uint8)
+    for step in range(steps):
+        field = split[:, :, :, :, step].view(np.uint8) & ((1 << bits) - 1)
+        joined |= (field << (bits * step)).astype(np.uint8)
+    pieces: list[NDArray[np.uint8]] = []
+    first = 0
+    for section in sections:
+        count = section.panels * section.vectors
+        part = joined[first : first + count].reshape(
+            section.panels, section.vectors, lanes, taps, blocks, depth
+        )
+        pieces.append(part.transpose(0, 3, 4, 1, 2, 5).reshape(-1))
+        first += count
+    return np.concatenate(pieces).view(np.int8)
+
+
+def pack_terms(
+    matrices: list[Codes],
+    rows: list[NDArray[np.int64]],
+    scales: list[NDArray[np.float32]],
+    channels: int,
+    taps: int,
+    isa: Isa,
+    vectors: int,
+) -> Packed:
+    """Stack the terms of one product; ``matrices[t][j]`` belongs to output channel ``rows[t][j]``."""
+    lanes = isa.lanes
+    slots = term_slots(rows, channels, lanes)
+    if all(len(orders) == 1 for orders in slots):
+        sections = sections_for(channels, lanes, vectors)
+        order = [(slot, 0) for slot in range(len(slots))]
+        table = np.arange(len(slots), dtype=np.int32) * lanes
+    else:
+        arranged = arrange(slots, channels, lanes, vectors)
+        sections = tuple(section for section, _ in arranged)
+        members = [slot for _, slots_ in arranged for slot in slots_]
+        order = [(slot, term) for slot in members for term in slots[slot]]
+        table = np.array(members, dtype=np.int32) * lanes
+    depth = matrices[0].shape[1]
+    stacked = np.zeros((len(matrices), len(slots) * lanes, depth), np.int8)
+    scale = np.zeros((len(matrices), len(slots) * lanes), np.float32)
+    for term, (matrix, places, factors) in enumerate(zip(matrices, rows, scales, strict=True)):
+        stacked[term, places], scale[term, places] = matrix, factors
+    picked = np.concatenate([stacked[term, slot * lanes : (slot + 1) * lanes] for slot, term in order])
+    picked_scale = np.concatenate([scale[term, slot * lanes : (slot + 1) * lanes] for slot, term in order])
+    bits = storage_bits(picked)
+    weights = pack_panels(picked, taps, isa, sections, bits)
+    return Packed(sections, weights, picked.sum(1, dtype=np.int64), picked_scale, table, bits)

@@ -1,0 +1,75 @@
+"""The product kernel against int64 numpy, tolerance 0, and its float epilogue against float32 numpy."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tvm")
+
+from hwsim.compile.build import call_kernel
+from hwsim.compile.isa import ISAS, host_isa
+from hwsim.compile.pack import pack_terms
+from hwsim.compile.product import Product
+
+HOST = host_isa()
+
+
+def runnable():
+    """Machines whose code this host can execute."""
+    names = ["x86-generic", "x86-avx2", "x86-vnni512"]
+    return [ISAS[n] for n in names[: names.index(HOST.name) + 1]] if HOST.name in names else [HOST]
+
+
+def gemm(a, terms, rows, zero_point, isa, vectors=None):
+    """Bare int32 accumulators of A (M, K) times the stacked terms."""
+    m, k = a.shape
+    n = terms[0].shape[0]
+    scales = [np.ones(len(t), np.float32) for t in terms]
+    packed = pack_terms(terms, rows, scales, n, 1, isa, vectors or isa.tile_vectors)
+    pitch = -(-k // 4) * 4
+    padded = np.full((m, pitch), 7, np.uint8)
+    padded[:, :k] = a
+    product = Product(((m, pitch, n),), (), k, packed.sections, n, (m * pitch, m * n), out_dtype="int32",
+                      packed_bits=packed.packed_bits)  # fmt: skip
+    out = np.zeros(m * n, np.int32)
+    inputs = [padded.ravel(), packed.weights, packed.initial(zero_point, isa)]
+    if not product.direct:
+        inputs.append(packed.table)
+    call_kernel(product, isa, [*inputs, out])
+    return out.reshape(m, n)
+
+
+@pytest.mark.parametrize("isa", runnable(), ids=lambda i: i.name)
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (1, 768, 64), (5, 37, 131), (7, 64, 72), (13, 200, 96), (6, 129, 48)]
+)
+def test_equals_int64(isa, bits, shape):
+    m, k, n = shape
+    rng = np.random.default_rng(m * k + n + bits)
+    a = rng.integers(0, 256, (m, k), dtype=np.uint8)
+    w = rng.integers(-(1 << (bits - 1)), 1 << (bits - 1), (n, k)).astype(np.int8)
+    expected = (a.astype(np.int64) - 119) @ w.T.astype(np.int64)
+    assert np.array_equal(gemm(a, [w], [np.arange(n)], 119, isa), expected)
+
+
+@pytest.mark.parametrize("isa", runnable(), ids=lambda i: i.name)
+@pytest.mark.parametrize("code", [-128, 127])
+def test_extremes_do_not_saturate(isa, code):
+    a = np.full((7, 3072), 255, np.uint8)
+    w = np.full((33, 3072), code, np.int8)
+    assert np.array_equal(gemm(a, [w], [np.arange(33)], 0, isa), np.full((7, 33), 255 * code * 3072))
+
+
+@pytest.mark.parametrize("isa", runnable(), ids=lambda i: i.name)
+@pytest.mark.parametrize("n", [64, 100, 208])
+def test_expansion_terms_add_in_registers(isa, n):
+    """Unit scales: the sum of all terms, scattered to their rows, equals numpy."""
+    rng = np.random.default_rng(n)
+    m, k = 8, 56
+    a = rng.integers(0, 256, (m, k), dtype=np.uint8)
+    rows = [np.arange(n), np.sort(rng.permutation(n)[: n // 2]), np.arange(16, 32)]
+    terms = [rng.integers(-8, 8, (len(r), k)).astype(np.int8) for r in rows]
+    expected = np.zeros((m, n), np.int64)
+    for r, t in zip(rows, terms, strict=True):
+        expected[:, r] += (a.astype(np.int64) - 3) @ t.T.astype(np.int64)
+    assert np.array_equal(gemm(a, terms, rows, 3, isa), expected)
