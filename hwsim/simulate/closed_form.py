@@ -15,6 +15,7 @@ from hwsim.simulate.tiling import ACCUMULATOR_BYTES, search_tiling
 
 Row = NDArray[np.float64]
 Table = NDArray[np.float64]
+REGISTER_TILE = 8  # a SIMD kernel keeps a block of at least this many outputs a side in registers
 
 
 @jit
@@ -73,7 +74,10 @@ def edge_bytes(
         if engine[col.E_DATAFLOW] == 1:
             return inputs * ceil_div(n, columns) + weights + outputs + spills
         return inputs + weights * ceil_div(m, columns) + outputs + spills
-    tile_m, tile_n = int(engine[col.E_TILE_M]), int(engine[col.E_TILE_N])
+    tile_m, tile_n = (
+        max(REGISTER_TILE, int(engine[col.E_TILE_M])),
+        max(REGISTER_TILE, int(engine[col.E_TILE_N])),
+    )
     if engine[col.E_KIND] == 2:
         tile_m, tile_n = 1, int(engine[col.E_COLUMNS])
     if n == 1 and instances > 1:
@@ -152,64 +156,115 @@ def ends_bytes(stream: Row) -> float:
 
 
 @jit
-def _price_compute(
-    point: Row, shape: NDArray[np.int64], terms: Table, engine: Row, units: int, result: Row, term_cycles: Row
-) -> None:
-    """Compute cycles of the busiest unit, MACs, their energy and the stored bytes of the weights."""
-    batch, groups, m, window = shape[col.D_BATCH], shape[col.D_GROUPS], shape[col.D_M], shape[col.D_WINDOW]
-    way, count = int(point[col.P_WAY]), int(point[col.P_TERMS])
-    by_instances = batch * groups >= units
-    compute, largest, weight_bytes, mac_pj, macs = 0.0, 0.0, 0.0, 0.0, 0.0
-    for t in range(count):
-        n, k, rate = int(terms[t, col.T_N]), int(terms[t, col.T_K]), terms[t, col.T_RATE]
-        instances = batch * int(terms[t, col.T_GROUPS])
-        part = product_cycles(engine, instances, m, n, k, window, rate)
-        term_cycles[t] = part
-        if way == col.WAY_ROWS and by_instances:
-            part = product_cycles(engine, ceil_div(instances, units), m, n, k, window, rate)
-        elif way == col.WAY_ROWS:
-            part = product_cycles(engine, instances, m, ceil_div(n, units), k, window, rate)
-        compute += part
-        largest = max(largest, part)
-        macs += float(instances) * m * n * k
-        mac_pj += float(instances) * m * n * k * terms[t, col.T_PJ]
-        weight_bytes += terms[t, col.T_GROUPS] * n * (k * terms[t, col.T_BITS] / 8 + point[col.P_SCALES])
-    if way == col.WAY_TERMS:
-        # Exact with a unit for each term, else Graham's bound for the longest-first assignment.
-        compute = largest if count <= units else max(largest, compute / units + largest * (1 - 1 / units))
-    if window == 0:  # a product of two activations: each instance has its own second operand
-        weight_bytes *= batch
-    result[col.R_COMPUTE], result[col.R_MACS], result[col.R_MAC_PJ] = compute, macs, mac_pj
-    result[col.R_WEIGHT_BYTES] = weight_bytes
-    result[col.R_ACT_BYTES] = (
-        shape[col.D_INPUTS] * point[col.P_INPUT_BITS] + shape[col.D_OUTPUTS] * point[col.P_OUTPUT_BITS]
-    ) / 8
+def split_cycles(
+    engine: Row, instances: int, m: int, n: int, k: int, window: int, rate: float, units: int, split: int
+) -> float:
+    """Cycles of the busiest unit when the outputs are split over ``units``.
+
+    SIMD engines hand out whole output tiles; arrays split one dimension.
+    """
+    if engine[col.E_KIND] == 1:
+        across = instances if n == 1 and instances > 1 else n
+        tiles = ceil_div(m, int(engine[col.E_TILE_M])) * ceil_div(across, int(engine[col.E_TILE_N]))
+        if across == n:
+            tiles *= instances
+        startup = engine[col.E_STARTUP]
+        whole = product_cycles(engine, instances, m, n, k, window, rate) - startup
+        return whole * ceil_div(tiles, units) / tiles + startup
+    if split == col.SPLIT_INSTANCES:
+        return product_cycles(engine, ceil_div(instances, units), m, n, k, window, rate)
+    if split == col.SPLIT_N:
+        return product_cycles(engine, instances, m, ceil_div(n, units), k, window, rate)
+    return product_cycles(engine, instances, ceil_div(m, units), n, k, window, rate)
 
 
 @jit
-def _price_memory(
-    point: Row, shape: NDArray[np.int64], engine: Row, levels: Table, units: int, result: Row, stream: Row
-) -> None:
-    """Traffic, cycles and energy of every memory; the stream of tiles of the home memory."""
+def _choose_split(
+    engine: Row, shape: NDArray[np.int64], rate: float, units: int, inputs: float, weights: float
+) -> int:
+    """Instances (heads, groups) where there are enough, else rows or pixels: fastest, then least copied."""
     instances, m, n, k = (
         shape[col.D_BATCH] * shape[col.D_GROUPS],
         shape[col.D_M],
         shape[col.D_N],
         shape[col.D_K],
     )
-    way, used, part_instances, part_n = int(point[col.P_WAY]), int(result[col.R_UNITS]), instances, n
-    if way == col.WAY_ROWS and instances >= units:
-        part_instances = ceil_div(instances, units)
-    elif way == col.WAY_ROWS:
-        part_n = ceil_div(n, units)
-    input_share = min(1.0, part_instances / instances)
-    share = input_share * min(1.0, part_n / n)
+    if instances >= units:
+        return col.SPLIT_INSTANCES
+    by_n = split_cycles(engine, instances, m, n, k, shape[col.D_WINDOW], rate, units, col.SPLIT_N)
+    by_m = split_cycles(engine, instances, m, n, k, shape[col.D_WINDOW], rate, units, col.SPLIT_M)
+    if by_n < by_m or (by_n == by_m and inputs <= weights):
+        return col.SPLIT_N
+    return col.SPLIT_M
+
+
+@jit
+def _price_compute(
+    point: Row, shape: NDArray[np.int64], terms: Table, engine: Row, units: int, result: Row, orders: Table
+) -> None:
+    """Compute cycles of the busiest unit, MACs, their energy and the stored bytes of the weights."""
+    batch, m, window = shape[col.D_BATCH], shape[col.D_M], shape[col.D_WINDOW]
+    way, count = int(point[col.P_WAY]), int(point[col.P_TERMS])
+    weight_bytes, macs, mac_pj = 0.0, 0.0, 0.0
+    for t in range(count):
+        n, k, rate = int(terms[t, col.T_N]), int(terms[t, col.T_K]), terms[t, col.T_RATE]
+        instances = batch * int(terms[t, col.T_GROUPS])
+        orders[t, col.O_CYCLES] = product_cycles(engine, instances, m, n, k, window, rate)
+        orders[t, col.O_PJ] = float(instances) * m * n * k * terms[t, col.T_PJ]
+        macs += float(instances) * m * n * k
+        mac_pj += orders[t, col.O_PJ]
+        weight_bytes += terms[t, col.T_GROUPS] * n * (k * terms[t, col.T_BITS] / 8 + point[col.P_SCALES])
+    if window == 0:  # a product of two activations: each instance has its own second operand
+        weight_bytes *= batch
+    split = col.SPLIT_NONE
+    if way == col.WAY_ROWS:
+        inputs = shape[col.D_INPUTS] * point[col.P_INPUT_BITS] / 8
+        split = _choose_split(engine, shape, terms[0, col.T_RATE], units, inputs, weight_bytes)
+    compute, largest = 0.0, 0.0
+    for t in range(count):
+        part = orders[t, col.O_CYCLES]
+        if way == col.WAY_ROWS:
+            part = split_cycles(
+                engine, batch * int(terms[t, col.T_GROUPS]), m, int(terms[t, col.T_N]), int(terms[t, col.T_K]),
+                window, terms[t, col.T_RATE], units, split,
+            )  # fmt: skip
+        compute += part
+        largest = max(largest, part)
+    if way == col.WAY_TERMS:
+        # Exact with a unit for each term, else Graham's bound for the longest-first assignment.
+        compute = largest if count <= units else max(largest, compute / units + largest * (1 - 1 / units))
+    result[col.R_COMPUTE], result[col.R_MACS], result[col.R_MAC_PJ] = compute, macs, mac_pj
+    result[col.R_WEIGHT_BYTES], result[col.R_SPLIT] = weight_bytes, split
+    act_bits = shape[col.D_INPUTS] * point[col.P_INPUT_BITS] + shape[col.D_OUTPUTS] * point[col.P_OUTPUT_BITS]
+    result[col.R_ACT_BYTES] = act_bits / 8
+
+
+@jit
+def _price_memory(
+    point: Row, shape: NDArray[np.int64], engine: Row, levels: Table, units: int, result: Row, stream: Row
+) -> None:
+    """Traffic, cycles and energy of every memory; the stream of tiles of the home memory.
+
+    The innermost memory costs energy but no time of its own: an engine's rates hold with operands at hand.
+    """
+    instances, m, n, k = (
+        shape[col.D_BATCH] * shape[col.D_GROUPS],
+        shape[col.D_M],
+        shape[col.D_N],
+        shape[col.D_K],
+    )
+    split, used = int(result[col.R_SPLIT]), int(result[col.R_UNITS])
+    part_instances = ceil_div(instances, units) if split == col.SPLIT_INSTANCES else instances
+    part_n = ceil_div(n, units) if split == col.SPLIT_N else n
+    part_m = ceil_div(m, units) if split == col.SPLIT_M else m
+    input_share = part_instances / instances * (part_m / m)
+    weight_share = part_instances / instances * (part_n / n)
+    output_share = input_share * (part_n / n)
     weights, inputs = result[col.R_WEIGHT_BYTES], shape[col.D_INPUTS] * point[col.P_INPUT_BITS] / 8
     outputs = shape[col.D_OUTPUTS] * point[col.P_OUTPUT_BITS] / 8
-    if (
-        way == col.WAY_TERMS
-    ):  # every term but one sends its partial sums through memory, and they are read again
+    if point[col.P_WAY] == col.WAY_TERMS:  # partial sums of all terms but one go through memory and back
         outputs += 2 * ACCUMULATOR_BYTES * shape[col.D_OUTPUTS] * (point[col.P_TERMS] - 1)
+        weight_share, output_share = 1 / used, 1 / used
     weight_home, act_home = int(point[col.P_WEIGHT_HOME]), int(point[col.P_ACT_HOME])
     home = max(weight_home, act_home)
     compute, count = result[col.R_COMPUTE], levels.shape[0]
@@ -218,8 +273,9 @@ def _price_memory(
         rate = levels[level, col.L_RATE]
         if level == 0 and count > 1:
             per_unit = edge_bytes(
-                engine, part_instances, m, part_n, k, inputs * input_share, weights * share, outputs * share
-            )
+                engine, part_instances, part_m, part_n, k, inputs * input_share, weights * weight_share,
+                outputs * output_share,
+            )  # fmt: skip
             moved = per_unit * used
         else:
             take_w = weights if weight_home >= level and levels[level, col.L_WEIGHTS] > 0 else 0.0
@@ -238,18 +294,18 @@ def _price_memory(
                 per_unit = moved / used
             else:
                 tile_stream(
-                    part_instances, m, part_n, k, take_i * input_share, take_w * share, take_o * share,
-                    levels[level, col.L_BUFFER], rate, compute, engine, stream,
+                    part_instances, part_m, part_n, k, take_i * input_share, take_w * weight_share,
+                    take_o * output_share, levels[level, col.L_BUFFER], rate, compute, engine, stream,
                 )  # fmt: skip
                 per_unit = stream[col.S_INPUT] + stream[col.S_WEIGHT] + stream[col.S_OUTPUT]
                 moved = per_unit * used
             if level == home:
                 result[col.R_STREAM : col.R_STREAM + col.STREAM_COLUMNS] = stream
                 fill = ends_bytes(stream) / rate + levels[level, col.L_LATENCY]
-        cycles = (moved if levels[level, col.L_SHARED] > 0 else per_unit) / rate
         result[col.R_LEVELS + level] = moved
         energy += moved * levels[level, col.L_PJ]
-        if cycles > slowest:
+        cycles = (moved if levels[level, col.L_SHARED] > 0 else per_unit) / rate
+        if cycles > slowest and (level > 0 or count == 1):
             slowest = cycles
             if cycles > compute:
                 bound = level
@@ -258,18 +314,20 @@ def _price_memory(
 
 
 @jit
-def _price_terms(
-    cycles: Row, terms: Table, count: int, shape: NDArray[np.int64], result: Row, levels: Table
+def _price_orders(
+    orders: Table, terms: Table, count: int, shape: NDArray[np.int64], result: Row, levels: Table
 ) -> None:
-    """Raise each term's cycles to what its share of the traffic takes, weights in proportion to their bytes."""
+    """What each order costs alone on one unit: the traffic in proportion to its bytes, and its energy."""
     whole = result[col.R_WEIGHT_BYTES] + result[col.R_ACT_BYTES]
     for t in range(count):
         own = terms[t, col.T_GROUPS] * terms[t, col.T_N] * terms[t, col.T_K] * terms[t, col.T_BITS] / 8
         if shape[col.D_WINDOW] == 0:
             own *= shape[col.D_BATCH]
+        share = min(1.0, (own + result[col.R_ACT_BYTES]) / whole)
+        orders[t, col.O_PJ] += result[col.R_MEMORY_PJ] * share
         for level in range(1, levels.shape[0]):
-            moved = result[col.R_LEVELS + level] * min(1.0, (own + result[col.R_ACT_BYTES]) / whole)
-            cycles[t] = max(cycles[t], moved / levels[level, col.L_RATE])
+            moved = result[col.R_LEVELS + level] * share
+            orders[t, col.O_CYCLES] = max(orders[t, col.O_CYCLES], moved / levels[level, col.L_RATE])
 
 
 @jit
@@ -281,9 +339,9 @@ def price_options(
     levels: Table,
     constants: Row,
     results: Table,
-    term_cycles: Table,
+    orders: NDArray[np.float64],
 ) -> None:
-    """Fill ``results`` and ``term_cycles``, a row a point; ``constants``: units, launch, sync, additions a cycle."""
+    """Fill ``results`` and ``orders``, a row a point; ``constants``: units, launch, sync, additions a cycle."""
     units = int(constants[0])
     stream = np.zeros(col.STREAM_COLUMNS)
     for index in range(points.shape[0]):
@@ -296,7 +354,7 @@ def price_options(
         elif way == col.WAY_TERMS:
             used = min(units, count)
         result[col.R_UNITS] = used
-        _price_compute(point, shape, terms[index], engine, units, result, term_cycles[index])
+        _price_compute(point, shape, terms[index], engine, units, result, orders[index])
         _price_memory(point, shape, engine, levels, units, result, stream)
         fixed = constants[1]
         if used > 1:
@@ -307,4 +365,4 @@ def price_options(
         result[col.R_FIXED], result[col.R_CYCLES] = fixed, running + fixed
         if fixed > running:
             result[col.R_BOUND] = col.BOUND_LAUNCH
-        _price_terms(term_cycles[index], terms[index], count, shape, result, levels)
+        _price_orders(orders[index], terms[index], count, shape, result, levels)

@@ -27,10 +27,13 @@ STREAM_PARTS = 8
 
 # Prices of points.
 R_CYCLES, R_COMPUTE, R_MEMORY, R_FILL, R_FIXED, R_MAC_PJ, R_MEMORY_PJ, R_BOUND = range(8)
-R_WEIGHT_BYTES, R_ACT_BYTES, R_UNITS, R_MACS, R_HOME, R_STREAM = range(8, 14)
+R_WEIGHT_BYTES, R_ACT_BYTES, R_UNITS, R_MACS, R_HOME, R_SPLIT, R_STREAM = range(8, 15)
+SPLIT_NONE, SPLIT_INSTANCES, SPLIT_N, SPLIT_M = range(4)
 R_LEVELS = R_STREAM + STREAM_COLUMNS
 RESULT_COLUMNS = R_LEVELS + MAX_LEVELS
 BOUND_COMPUTE, BOUND_LAUNCH = -1, -2
+# Each order of an expansion alone on one unit.
+O_CYCLES, O_PJ, ORDER_COLUMNS = range(3)
 
 # Jobs of the cycle engine: a stream of tiles on one unit, within one step of one lane. Extra bytes are what the
 # memories inside the home level carry, spread evenly over the tiles.

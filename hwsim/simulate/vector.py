@@ -1,0 +1,102 @@
+"""The work between the products: norms, softmax, activations, additions, pools, conversions of width.
+
+time = max(elements / rate, bytes / bandwidth of the activations' home) + launch. Elementwise work that
+follows its producer (activation, addition, multiplication) is fused into it by every stack we describe: it
+pays its arithmetic and its second operand, but no launch and no round trip of the first.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hwsim.simulate.machine import Machine
+from hwsim.simulate.placement import peak_live_elements, place
+from hwsim.simulate.pricing import PRODUCT_KINDS
+
+if TYPE_CHECKING:
+    from hwsim.model.graph import Layer
+    from hwsim.target.schema import Target
+
+FUSED_KINDS = frozenset({"activation", "add", "mul"})
+
+
+@dataclass(frozen=True, slots=True)
+class VectorCost:
+    """One operator that is no product. ``home`` is the index of the memory that it reads and writes."""
+
+    name: str
+    op: str
+    cycles: float
+    energy_pj: float
+    bound: str
+    compute_cycles: float
+    traffic_bytes: float
+    fixed_cycles: float
+    home: int
+    units: int
+
+
+def vector_costs(
+    layers: "Sequence[Layer]", target: "Target | Machine", *, act_bits: int = 8
+) -> list[VectorCost]:
+    """Costs of the layers that are no products, spread over all units where that is faster."""
+    from hwsim.simulate.cost import machine_of
+
+    machine = machine_of(target)
+    home = place(machine, 0.0, peak_live_elements(layers) * machine.stored_bits(act_bits) / 8).activations
+    return [
+        vector_cost(layer, machine, act_bits, home) for layer in layers if layer.kind not in PRODUCT_KINDS
+    ]
+
+
+def vector_cost(
+    layer: "Layer", machine: Machine, act_bits: int, home: int, units: int | None = None
+) -> VectorCost:
+    """Cost of one operator on at most ``units`` units (default: all)."""
+    available = machine.units if units is None else units
+    rate = machine.vector_rates.get(layer.kind, machine.vector_rates.get("other", 1.0))
+    moved = vector_elements(layer) * machine.stored_bits(act_bits) / 8
+    level = machine.levels[home]
+    memory = moved / level.bytes_per_cycle
+    alone = max(layer.elements / rate, memory)
+    spread = max(layer.elements / (rate * available), memory) + machine.sync_cycles
+    used = available if available > 1 and spread < alone else 1
+    compute = layer.elements / (rate * used)
+    fixed = machine.sync_cycles if used > 1 else 0.0
+    if not is_fused(layer):
+        fixed += machine.launch_cycles
+    cycles = max(compute, memory) + fixed
+    energy = layer.elements * machine.vector_pj + moved * level.pj_per_byte
+    energy += machine.static_w * 1e12 / machine.clock_hz * cycles
+    bound = "launch" if fixed > max(compute, memory) else "compute" if compute >= memory else level.name
+    return VectorCost(layer.name, layer.op, cycles, energy, bound, compute, moved, fixed, home, used)
+
+
+def is_fused(layer: "Layer") -> bool:
+    """Elementwise work on the output of another layer."""
+    return layer.kind in FUSED_KINDS and any(not name.startswith("input:") for name in layer.inputs)
+
+
+def vector_elements(layer: "Layer") -> int:
+    """Elements read and written; fused work reads only what its producer does not hand over."""
+    sizes = sorted((math.prod(shape) for shape in layer.input_shapes), reverse=True)
+    if is_fused(layer):
+        return sum(sizes[1:])
+    return sum(sizes) + layer.elements
+
+
+def boundary_cost(
+    elements: int, source_act_bits: int | None, target_act_bits: int | None, target: "Target | Machine"
+) -> tuple[float, float]:
+    """Cycles and picojoules of handing an activation on in another width: one multiplication an element.
+
+    ``None`` bits are float. Equal widths cost nothing; the conversion is spread over all units.
+    """
+    from hwsim.simulate.cost import machine_of
+
+    if source_act_bits == target_act_bits:
+        return 0.0, 0.0
+    machine = machine_of(target)
+    cycles = elements / (machine.vector_rates.get("mul", 1.0) * machine.units)
+    return cycles, elements * machine.vector_pj
