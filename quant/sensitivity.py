@@ -1,0 +1,254 @@
+"""How much a small error anywhere moves the output of a network: Fisher information, one backward per probe.
+
+For a network whose output is a distribution p, an error d in some tensor changes it by
+KL = 1/2 E[(g . d)^2] + O(d^3), where g is the gradient of log p(y) at labels y drawn from p itself
+(Amari 1998). Quantization errors are close to independent of each other and of g, which leaves
+1/2 sum E[g^2] d^2: one squared gradient per weight and per activation, summed over layers. Instead of one
+label, the probe takes the random vector (diag(sqrt p) - p sqrt(p)^T) e with random signs e: the same
+covariance diag(p) - p p^T, less variance. Outputs that are no distribution (embeddings, hidden states)
+count as the mean of a Gaussian whose variance is the squared norm of the output vector, so that their KL is
+half the relative squared error.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx
+
+from quant.errors import QuantError
+from quant.ranges import mse_affine_range
+
+FloatArray = NDArray[np.float32]
+Head = Literal["classes", "tokens", "features"]
+aten = torch.ops.aten
+PRODUCTS = (aten.linear.default, aten.conv2d.default, aten.matmul.default)
+DEFAULT_ACT_BITS = (2, 3, 4, 5, 6, 8)
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """Sensitivity of one product, per prediction (one class vector, one token, one feature vector).
+
+    `squared_gradient` has the shape of the weight (None in a product of two activations). `input_energy`
+    is E[sum (d log p / d x)^2] for each operand that is an activation. `act_loss[operand][bits]` is the
+    predicted divergence in nats when that operand alone is quantized per tensor. `moments` and `means` hold
+    E[x_j^2] and E[x_j] of the input channels of the first operand.
+    """
+
+    squared_gradient: FloatArray | None
+    input_energy: tuple[float, ...]
+    act_loss: tuple[dict[int, float], ...]
+    moments: FloatArray
+    means: FloatArray
+
+    @property
+    def row_gradient(self) -> FloatArray | None:
+        """Squared gradient summed over each row of the weight."""
+        if self.squared_gradient is None:
+            return None
+        return self.squared_gradient.reshape(len(self.squared_gradient), -1).sum(axis=1)
+
+    def activation_loss(self, bits: int | None) -> float:
+        """Predicted divergence from quantizing all activation operands to `bits`; 0 in float.
+
+        A width that was not measured follows from the nearest one: a bit more quarters the error.
+        """
+        if bits is None:
+            return 0.0
+        return sum(_at_width(table, bits) for table in self.act_loss)
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Sensitivities of all products of a network and what they rest on."""
+
+    layers: dict[str, LayerSensitivity]
+    head: Head
+    predictions: int
+    seed: int
+    synthetic: bool = False
+
+
+def _at_width(table: dict[int, float], bits: int) -> float:
+    if bits in table:
+        return table[bits]
+    nearest = min(table, key=lambda width: abs(width - bits))
+    return table[nearest] * 4.0 ** (nearest - bits)
+
+
+@dataclass
+class _Sums:
+    """Running sums of one layer over probes."""
+
+    gradient: Tensor | None = None
+    energy: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    loss: list[dict[int, float]] = field(default_factory=lambda: [{}, {}])
+    moment: Tensor | None = None
+    mean: Tensor | None = None
+    batches: int = 0
+    operands: int = 1
+
+
+def measure_sensitivity(
+    module: fx.GraphModule,
+    batches: Iterable[Sequence[Tensor]],
+    *,
+    head: Head | None = None,
+    seed: int = 0,
+    draws: int = 1,
+    act_bits: Sequence[int] = DEFAULT_ACT_BITS,
+    synthetic: bool = False,
+) -> Sensitivity:
+    """Run one forward and `draws` backward passes per batch; squared gradients of every product at once.
+
+    Args:
+        module: exported graph; products are aten.linear, conv2d and matmul nodes with `meta["layer"]`.
+        batches: inputs of the module, each a sequence of tensors; a batch is one forward.
+        head: what the first output means; None guesses (see `guess_head`).
+        seed: of the random probes.
+        draws: probes per batch.
+        act_bits: widths for which the loss from quantized activations is measured.
+        synthetic: recorded in the result: the inputs are no real data.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sums: dict[str, _Sums] = {}
+    predictions = 0
+    chosen = head
+    for inputs in batches:
+        with torch.enable_grad():
+            output = _Recorder(module, sums, tuple(act_bits)).run(*inputs)
+            logits = _first_tensor(output)
+            chosen = chosen or guess_head(module, logits, inputs)
+            count = logits.numel() // logits.shape[-1]
+            predictions += count
+            for draw in range(draws):
+                probe = output_probe(logits.detach(), chosen, generator) / draws**0.5
+                logits.backward(probe, retain_graph=draw + 1 < draws)
+    if chosen is None:
+        raise QuantError("sensitivity: no inputs given; pass at least one batch")
+    layers = {name: _finish(total, predictions) for name, total in sums.items()}
+    return Sensitivity(layers, chosen, predictions, seed, synthetic)
+
+
+def output_probe(logits: Tensor, head: Head, generator: torch.Generator) -> Tensor:
+    """A random vector whose covariance is the Fisher information of the output, one per prediction."""
+    signs = torch.randint(0, 2, logits.shape, generator=generator).to(logits.dtype) * 2 - 1
+    if head == "features":
+        norm = logits.pow(2).sum(dim=-1, keepdim=True).sqrt().clamp_min(1e-12)
+        return signs / norm
+    p = torch.softmax(logits, dim=-1)
+    spread = p.sqrt() * signs
+    return spread - p * spread.sum(dim=-1, keepdim=True)
+
+
+def guess_head(module: fx.GraphModule, logits: Tensor, inputs: Sequence[Tensor]) -> Head:
+    """Two axes are class logits; three with token inputs and the size of the vocabulary are token logits."""
+    if inputs and inputs[0].is_floating_point():
+        return "classes" if logits.dim() == 2 else "features"
+    vocabulary = 0
+    for node in module.graph.nodes:
+        if node.op == "call_function" and node.target is aten.embedding.default:
+            vocabulary = max(vocabulary, _attribute(module, str(node.args[0].target)).shape[0])
+    return "tokens" if logits.dim() == 3 and logits.shape[-1] == vocabulary else "features"
+
+
+def _attribute(module: fx.GraphModule, name: str) -> Tensor:
+    value: Any = module
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _first_tensor(output: Any) -> Tensor:
+    while not isinstance(output, Tensor):
+        output = next(iter(output.values())) if isinstance(output, dict) else output[0]
+    return output
+
+
+class _Recorder(fx.Interpreter):
+    """Runs the graph and hangs a hook on every operand of every product."""
+
+    def __init__(self, module: fx.GraphModule, sums: dict[str, _Sums], act_bits: tuple[int, ...]) -> None:
+        super().__init__(module)
+        self.sums = sums
+        self.act_bits = act_bits
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.op != "call_function" or n.target not in PRODUCTS or "layer" not in n.meta:
+            return super().run_node(n)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        total = self.sums.setdefault(n.meta["layer"], _Sums())
+        operands = list(args)
+        operands[0] = self._watch(args[0], total, 0)
+        _add_moments(total, args[0].detach(), n)
+        if n.target is aten.matmul.default:
+            total.operands = 2
+            operands[1] = self._watch(args[1], total, 1)
+        else:
+            operands[1] = _leaf(args[1], lambda grad: _add_square(total, grad))
+        return n.target(*operands, **kwargs)  # type: ignore[operator]
+
+    def _watch(self, value: Tensor, total: _Sums, position: int) -> Tensor:
+        plain = value.detach()
+
+        def record(grad: Tensor) -> None:
+            square = grad.pow(2)
+            total.energy[position] += float(square.sum())
+            table = total.loss[position]
+            for bits in self.act_bits:
+                noise = mse_affine_range(plain, bits).error(plain).pow_(2)
+                table[bits] = table.get(bits, 0.0) + 0.5 * float((noise.mul_(square)).sum())
+
+        if not value.requires_grad:
+            return _leaf(value, record)
+        alias = value.view_as(value)
+        alias.register_hook(record)
+        return alias
+
+
+def _leaf(value: Tensor, record: Callable[[Tensor], None]) -> Tensor:
+    """A detached copy whose gradient goes to `record` and is then dropped, so that no gradient is kept."""
+    leaf = value.detach().requires_grad_(True)
+
+    def take(tensor: Tensor) -> None:
+        assert tensor.grad is not None
+        record(tensor.grad)
+        tensor.grad = None
+
+    leaf.register_post_accumulate_grad_hook(take)
+    return leaf
+
+
+def _add_square(total: _Sums, grad: Tensor) -> None:
+    if total.gradient is None:
+        total.gradient = grad.pow(2)
+    else:
+        total.gradient.addcmul_(grad, grad)
+
+
+def _add_moments(total: _Sums, value: Tensor, node: fx.Node) -> None:
+    channel = 1 if node.target is aten.conv2d.default else value.dim() - 1
+    axes = [axis for axis in range(value.dim()) if axis != channel]
+    mean = value.mean(dim=axes) if axes else value
+    moment = value.pow(2).mean(dim=axes) if axes else value.pow(2)
+    total.mean = mean if total.mean is None else total.mean + mean
+    total.moment = moment if total.moment is None else total.moment + moment
+    total.batches += 1
+
+
+def _finish(total: _Sums, predictions: int) -> LayerSensitivity:
+    assert total.moment is not None and total.mean is not None
+    gradient = None if total.gradient is None else (total.gradient / predictions).numpy()
+    return LayerSensitivity(
+        squared_gradient=gradient,
+        input_energy=tuple(value / predictions for value in total.energy[: total.operands]),
+        act_loss=tuple(
+            {b: v / predictions for b, v in sorted(t.items())} for t in total.loss[: total.operands]
+        ),
+        moments=(total.moment / total.batches).numpy(),
+        means=(total.mean / total.batches).numpy(),
+    )
