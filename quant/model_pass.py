@@ -131,6 +131,22 @@ def store(module: fx.GraphModule, name: str, tensor: Tensor) -> None:
     holder.register_buffer(last, tensor)
 
 
+def replace_tensor(module: fx.GraphModule, name: str, tensor: Tensor) -> None:
+    """Put another tensor where a stored one is; shape and type must agree."""
+    *path, last = name.split(".")
+    holder: torch.nn.Module = attribute(module, ".".join(path)) if path else module
+    old = getattr(holder, last, None)
+    if not isinstance(old, Tensor) or old.shape != tensor.shape or old.dtype != tensor.dtype:
+        raise QuantError(
+            f"{name}: the saved model does not belong to this graph; load the model it was made from"
+        )
+    delattr(holder, last)
+    if isinstance(old, torch.nn.Parameter):
+        holder.register_parameter(last, torch.nn.Parameter(tensor, requires_grad=old.requires_grad))
+    else:
+        holder.register_buffer(last, tensor)
+
+
 class Writer:
     """Writes calls in front of one node, with shapes and the layer name noted on each."""
 

@@ -8,79 +8,23 @@ real integer operators (quant/ops.py says what each computes), `.fake()` its dif
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Self
 
 import torch
 from torch import Tensor, fx
 
-from quant import model_pass
+from quant import model_pass, qstore
 from quant.activation import ActKind, ActQuantizer, ActRanges, quantizer_of
 from quant.errors import QuantError
-from quant.model_pass import Kind, Product
+from quant.fake import fake_module
+from quant.model_pass import Product
+from quant.qlayer import QuantizedLayer, check_accumulator
 from quant.scheme import Scheme
-from quant.terms import Term, stack_terms, weight_of
-
-ACCUMULATOR_LIMIT = 2**31 - 1
+from quant.terms import Term, stack_terms
 
 TermMaker = Callable[[str, Tensor, Scheme, Tensor | None], Sequence[Term]]
 """(layer name, weight (O, I), scheme, second moments of the I inputs or None) -> terms."""
-
-
-@dataclass(frozen=True, eq=False)
-class QuantizedLayer:
-    """One product in integers.
-
-    Invariants (`check`): `terms[0]` covers the whole weight, and every term fits `shape` flattened to
-    (channels, rest); `bias` is float32, one per channel, and belongs to the layer, not to a term;
-    `inputs` names one activation quantizer (two for a matmul, none for weight-only layers).
-    """
-
-    name: str
-    kind: Kind
-    scheme: Scheme
-    shape: tuple[int, ...]
-    terms: tuple[Term, ...] = ()
-    bias: Tensor | None = None
-    inputs: tuple[str, ...] = ()
-
-    @property
-    def matrix(self) -> tuple[int, int]:
-        """Shape of the flattened weight."""
-        return self.shape[0], int(torch.Size(self.shape[1:]).numel())
-
-    def weight(self) -> Tensor:
-        """The float weight that the terms stand for, in the shape of the original."""
-        return weight_of(self.terms, self.matrix).reshape(self.shape)
-
-    def check(self, activations: Mapping[str, ActQuantizer]) -> None:
-        """Raise `QuantError` naming the layer unless the invariants hold and no accumulator overflows."""
-        missing = [name for name in self.inputs if name not in activations]
-        if missing:
-            raise QuantError(f"{self.name}: no activation quantizer {missing[0]}")
-        if self.kind == "matmul":
-            return
-        first = self.terms[0] if self.terms else None
-        if first is None or first.rows is not None or first.cols is not None:
-            raise QuantError(f"{self.name}: the first term must cover the whole weight")
-        for order, term in enumerate(self.terms, 1):
-            term.check(f"{self.name}, term {order}", self.matrix)
-            if self.inputs:
-                span = activations[self.inputs[0]].span
-                _check_accumulator(self.name, _row_sum(term.codes) * span)
-        if self.bias is not None and tuple(self.bias.shape) != self.shape[:1]:
-            raise QuantError(f"{self.name}: bias {tuple(self.bias.shape)} for {self.shape[0]} channels")
-
-
-def _row_sum(codes: Tensor) -> int:
-    """Largest sum of absolute codes of one row."""
-    return int(codes.to(torch.int64).abs().sum(1).max()) if codes.numel() else 0
-
-
-def _check_accumulator(name: str, worst: int) -> None:
-    if worst > ACCUMULATOR_LIMIT:
-        raise QuantError(
-            f"{name}: a sum of products can reach {worst}, beyond a 32-bit accumulator; use fewer bits here"
-        )
 
 
 @dataclass(frozen=True)
@@ -116,7 +60,7 @@ class QuantizedModel:
             layer.check(self.activations)
             if layer.kind == "matmul":
                 spans = [self.activations[key].span for key in layer.inputs]
-                _check_accumulator(name, products[name].depth * spans[0] * spans[1])
+                check_accumulator(name, products[name].depth * spans[0] * spans[1])
 
     def integer(self) -> fx.GraphModule:
         """The model in integer operators (`torch.ops.hwsim`); vector work stays in float."""
@@ -147,6 +91,32 @@ class QuantizedModel:
             return model_pass.write_float(writer, product, layer.weight(), layer.bias)
         stack = stack_terms(layer.terms, layer.matrix)
         return model_pass.write_product(writer, product, codes[0], stack, layer.bias, layer.shape)
+
+    def fake(self) -> fx.GraphModule:
+        """The differentiable twin (quant/fake.py)."""
+        return fake_module(self.module, self.layers, self.activations)
+
+    def save(self, directory: Path) -> str:
+        """Write `quantized.json` and `weights.safetensors`; returns the sha256 of the former."""
+        parts = qstore.Parts(self.layers, self.activations, self._floats(), self.range_source)
+        return qstore.write(directory, parts)
+
+    @classmethod
+    def load(cls, directory: Path, module: fx.GraphModule) -> Self:
+        """Read a saved model onto the graph it was made from; the module's own weights do not matter."""
+        parts = qstore.read(directory)
+        graph = model_pass.copy_module(module)
+        for name, tensor in parts.floats.items():
+            model_pass.replace_tensor(graph, name, tensor)
+        model = cls(graph, parts.layers, parts.activations, parts.range_source)
+        model.check()
+        return model
+
+    def _floats(self) -> dict[str, Tensor]:
+        """What stays in float: the stored tensors that the integer graph still reads from the model."""
+        reads = {str(node.target) for node in self.integer().graph.nodes if node.op == "get_attr"}
+        names = {name for name in reads if not name.startswith(("quantized.", "activations."))}
+        return {name: model_pass.attribute(self.module, name).detach() for name in sorted(names)}
 
     def select(self, choose: Callable[[QuantizedLayer], Sequence[int]]) -> Self:
         """The model with only some terms of each layer; `choose` gives their indices, 0 among them."""
