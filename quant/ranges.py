@@ -5,6 +5,7 @@ outside, depends on the data only through sums over the values beyond the clippi
 give these for every candidate at once: O(N log N) instead of one pass over the data per candidate.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,12 +75,20 @@ def thinned(value: Tensor, size: int) -> Tensor:
 
 def mse_affine_range(value: Tensor, bits: int) -> AffineRange:
     """Range with the least mean squared error among common shrinkages of both ends, then of each end."""
-    full = minmax_range(value, bits)
+    return mse_affine_ranges(value, (bits,))[0]
+
+
+def mse_affine_ranges(value: Tensor, bits: Sequence[int]) -> list[AffineRange]:
+    """`mse_affine_range` for several widths that share one sort."""
+    full = minmax_range(value, 8)
     if full.high == full.low:
-        return full
+        return [AffineRange(full.low, full.high, width) for width in bits]
     ordered = torch.sort(thinned(value.flatten(), SAMPLE)).values.double()
+    return [_best_clip(_ClipSearch(ordered, width), full, width) for width in bits]
+
+
+def _best_clip(search: "_ClipSearch", full: AffineRange, bits: int) -> AffineRange:
     factors = torch.linspace(1.0, 1.0 / CANDIDATES, CANDIDATES, dtype=torch.float64)
-    search = _ClipSearch(ordered, bits)
     best = int(torch.argmin(search.mse(full.low * factors, full.high * factors)))
     low, high = full.low * float(factors[best]), full.high * float(factors[best])
     ones = torch.ones_like(factors)

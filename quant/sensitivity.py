@@ -20,13 +20,15 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from quant.errors import QuantError
-from quant.ranges import mse_affine_range
+from quant.ranges import mse_affine_ranges
 
 FloatArray = NDArray[np.float32]
 Head = Literal["classes", "tokens", "features"]
 aten = torch.ops.aten
 PRODUCTS = (aten.linear.default, aten.conv2d.default, aten.matmul.default)
 DEFAULT_ACT_BITS = (2, 3, 4, 5, 6, 8)
+# Where an activation is larger, its quantization loss is estimated from a random sample of this many values.
+POSITIONS = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,7 @@ class _Recorder(fx.Interpreter):
         super().__init__(module)
         self.sums = sums
         self.act_bits = act_bits
+        self.generator = torch.Generator().manual_seed(0)
 
     def run_node(self, n: fx.Node) -> Any:
         if n.op != "call_function" or n.target not in PRODUCTS or "layer" not in n.meta:
@@ -196,18 +199,26 @@ class _Recorder(fx.Interpreter):
         plain = value.detach()
 
         def record(grad: Tensor) -> None:
-            square = grad.pow(2)
-            total.energy[position] += float(square.sum())
-            table = total.loss[position]
-            for bits in self.act_bits:
-                noise = mse_affine_range(plain, bits).error(plain).pow_(2)
-                table[bits] = table.get(bits, 0.0) + 0.5 * float((noise.mul_(square)).sum())
+            total.energy[position] += float(torch.linalg.vector_norm(grad, dtype=torch.float64) ** 2)
+            self._add_noise(total.loss[position], plain, grad)
 
         if not value.requires_grad:
             return _leaf(value, record)
         alias = value.view_as(value)
         alias.register_hook(record)
         return alias
+
+    def _add_noise(self, table: dict[int, float], value: Tensor, grad: Tensor) -> None:
+        """Add half the squared gradient times the squared quantization error, from a sample of positions."""
+        ranges = mse_affine_ranges(value, self.act_bits)
+        value, grad, share = value.flatten(), grad.flatten(), 1.0
+        if value.numel() > POSITIONS:
+            at = torch.randint(value.numel(), (POSITIONS,), generator=self.generator)
+            share = value.numel() / POSITIONS
+            value, grad = value[at], grad[at]
+        for bits, interval in zip(self.act_bits, ranges, strict=True):
+            noise = interval.error(value).mul_(grad)
+            table[bits] = table.get(bits, 0.0) + 0.5 * share * float(noise @ noise)
 
 
 def _leaf(value: Tensor, record: Callable[[Tensor], None]) -> Tensor:
