@@ -59,10 +59,17 @@ class _SkipRandomInit(TorchFunctionMode):
         torch.nn.init.xavier_uniform_, torch.nn.init.orthogonal_,
     })  # fmt: skip
 
+    _RESCALING = frozenset({torch.Tensor.mul_, torch.Tensor.add_, torch.Tensor.div_})
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in self._SKIPPED and args and isinstance(args[0], Tensor):
-            return args[0]
-        return func(*args, **(kwargs or {}))
+        named = kwargs or {}
+        tensor = args[0] if args else named.get("tensor")
+        if isinstance(tensor, Tensor):
+            if func in self._SKIPPED:
+                return tensor
+            if func in self._RESCALING and isinstance(tensor, nn.Parameter):
+                return tensor
+        return func(*args, **named)
 
 
 @contextlib.contextmanager

@@ -37,6 +37,7 @@ from hwsim.model.naming import assign_names
 from hwsim.model.norms import recognise_rms_norms
 from hwsim.model.pretrained import load_pretrained
 from hwsim.model.products import normalise_products, open_attention
+from hwsim.model.random_statistics import set_batch_statistics
 from hwsim.model.simplify import clean, fold_constants
 from hwsim.model.sources import ModelSource, parse_source
 from hwsim.model.weights import WeightsInfo, fill_random, load_file, sha256_of_file, sha256_of_tensors
@@ -121,7 +122,8 @@ def _give_weights(source: ModelSource, built: Built, weights: Path | None, seed:
     if found is not None:
         return found
     fill_random(built.module, seed)
-    return WeightsInfo("random", None, sha256_of_tensors(dict(built.module.named_parameters())), seed)
+    set_batch_statistics(built.module, built.args, seed)
+    return WeightsInfo("random", None, sha256_of_tensors(built.module.state_dict()), seed)
 
 
 def _load_program(source: ModelSource, weights: Path | None) -> LoadedModel:

@@ -1,0 +1,50 @@
+"""Batch-norm statistics for random weights: those of seeded noise, so that signals neither die nor explode.
+
+A network with random weights and untouched running statistics (mean 0, variance 1) normalises nothing: its signal
+grows or shrinks with every layer and its softmax saturates. One pass over small seeded noise images sets the statistics to
+what they would be had the network seen such data. It runs in float64 and the result is rounded to 12 bits, so that the
+numbers do not depend on threads or vector units.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+
+IMAGES, SIDE = 4, 128
+BITS = 12
+
+
+def set_batch_statistics(module: nn.Module, args: tuple[object, ...], seed: int) -> None:
+    """Set the running statistics of all batch norms of an image network with random weights."""
+    norms = {name: norm for name, norm in module.named_modules() if isinstance(norm, _BatchNorm)}
+    if not norms or not args or not isinstance(args[0], Tensor) or args[0].dim() != 4:
+        return
+    twin = copy.deepcopy(module).double().eval()
+    for norm in twin.modules():
+        if isinstance(norm, _BatchNorm):
+            norm.train()
+            norm.momentum = 1.0
+    channels, height, width = args[0].shape[1:]
+    generator = torch.Generator().manual_seed(seed)
+    for size in ((min(SIDE, height), min(SIDE, width)), (height, width)):
+        noise = torch.randn((IMAGES, channels, *size), generator=generator, dtype=torch.float64)
+        try:
+            with torch.no_grad():
+                twin(noise)
+            break
+        except (RuntimeError, AssertionError, ValueError):
+            continue  # the architecture accepts its own image size only
+    else:
+        return
+    seen = dict(twin.named_modules())
+    with torch.no_grad():
+        for name, norm in norms.items():
+            for buffer in ("running_mean", "running_var"):
+                getattr(norm, buffer).copy_(_rounded(getattr(seen[name], buffer)))
+
+
+def _rounded(values: Tensor) -> Tensor:
+    mantissa, exponent = torch.frexp(values)
+    return torch.ldexp(torch.round(mantissa * 2.0**BITS) / 2.0**BITS, exponent)
