@@ -147,11 +147,15 @@ def _split_resident(
 
 
 @jit
-def ends_bytes(stream: Row) -> float:
-    """Bytes of the first load and of the last store: what no compute can hide within the layer."""
+def ends_bytes(stream: Row, prefetch: bool) -> float:
+    """Bytes of the first load and of the last store: what no compute can hide within the layer.
+
+    With ``prefetch`` the first weights come while the layer before computes.
+    """
     tiles = stream[col.S_TILES]
     first = stream[col.S_INPUT] / np.ceil(tiles / stream[col.S_INPUT_EVERY])
-    first += stream[col.S_WEIGHT] / np.ceil(tiles / stream[col.S_WEIGHT_EVERY])
+    if not prefetch:
+        first += stream[col.S_WEIGHT] / np.ceil(tiles / stream[col.S_WEIGHT_EVERY])
     return first + stream[col.S_OUTPUT] / np.ceil(tiles / stream[col.S_OUTPUT_EVERY])
 
 
@@ -241,7 +245,7 @@ def _price_compute(
 
 @jit
 def _price_memory(
-    point: Row, shape: NDArray[np.int64], engine: Row, levels: Table, units: int, result: Row, stream: Row
+    point: Row, shape: NDArray[np.int64], engine: Row, levels: Table, constants: Row, result: Row, stream: Row
 ) -> None:
     """Traffic, cycles and energy of every memory; the stream of tiles of the home memory.
 
@@ -253,6 +257,7 @@ def _price_memory(
         shape[col.D_N],
         shape[col.D_K],
     )
+    units, prefetch = int(constants[0]), constants[4] > 0
     split, used = int(result[col.R_SPLIT]), int(result[col.R_UNITS])
     part_instances = ceil_div(instances, units) if split == col.SPLIT_INSTANCES else instances
     part_n = ceil_div(n, units) if split == col.SPLIT_N else n
@@ -301,7 +306,7 @@ def _price_memory(
                 moved = per_unit * used
             if level == home:
                 result[col.R_STREAM : col.R_STREAM + col.STREAM_COLUMNS] = stream
-                fill = ends_bytes(stream) / rate + levels[level, col.L_LATENCY]
+                fill = ends_bytes(stream, prefetch) / rate + levels[level, col.L_LATENCY]
         result[col.R_LEVELS + level] = moved
         energy += moved * levels[level, col.L_PJ]
         cycles = (moved if levels[level, col.L_SHARED] > 0 else per_unit) / rate
@@ -315,9 +320,12 @@ def _price_memory(
 
 @jit
 def _price_orders(
-    orders: Table, terms: Table, count: int, shape: NDArray[np.int64], result: Row, levels: Table
+    orders: Table, terms: Table, count: int, shape: NDArray[np.int64], result: Row, levels: Table, lanes: float
 ) -> None:
-    """What each order costs alone on one unit: the traffic in proportion to its bytes, and its energy."""
+    """What each order costs alone on one unit: the traffic in proportion to its bytes, and its energy.
+
+    ``lanes`` networks of an ensemble share the shared memories in equal parts.
+    """
     whole = result[col.R_WEIGHT_BYTES] + result[col.R_ACT_BYTES]
     for t in range(count):
         own = terms[t, col.T_GROUPS] * terms[t, col.T_N] * terms[t, col.T_K] * terms[t, col.T_BITS] / 8
@@ -327,7 +335,8 @@ def _price_orders(
         orders[t, col.O_PJ] += result[col.R_MEMORY_PJ] * share
         for level in range(1, levels.shape[0]):
             moved = result[col.R_LEVELS + level] * share
-            orders[t, col.O_CYCLES] = max(orders[t, col.O_CYCLES], moved / levels[level, col.L_RATE])
+            rate = levels[level, col.L_RATE] / (lanes if levels[level, col.L_SHARED] > 0 else 1.0)
+            orders[t, col.O_CYCLES] = max(orders[t, col.O_CYCLES], moved / rate)
 
 
 @jit
@@ -341,7 +350,10 @@ def price_options(
     results: Table,
     orders: NDArray[np.float64],
 ) -> None:
-    """Fill ``results`` and ``orders``, a row a point; ``constants``: units, launch, sync, additions a cycle."""
+    """Fill ``results`` and ``orders``, a row a point.
+
+    ``constants``: units, launch, sync, additions a cycle, whether weights are fetched ahead.
+    """
     units = int(constants[0])
     stream = np.zeros(col.STREAM_COLUMNS)
     for index in range(points.shape[0]):
@@ -355,7 +367,7 @@ def price_options(
             used = min(units, count)
         result[col.R_UNITS] = used
         _price_compute(point, shape, terms[index], engine, units, result, orders[index])
-        _price_memory(point, shape, engine, levels, units, result, stream)
+        _price_memory(point, shape, engine, levels, constants, result, stream)
         fixed = constants[1]
         if used > 1:
             fixed += constants[2]
@@ -365,4 +377,4 @@ def price_options(
         result[col.R_FIXED], result[col.R_CYCLES] = fixed, running + fixed
         if fixed > running:
             result[col.R_BOUND] = col.BOUND_LAUNCH
-        _price_orders(orders[index], terms[index], count, shape, result, levels)
+        _price_orders(orders[index], terms[index], count, shape, result, levels, point[col.P_LANES])

@@ -14,7 +14,7 @@ D_BATCH, D_GROUPS, D_M, D_N, D_K, D_WINDOW, D_INPUTS, D_OUTPUTS, DIM_COLUMNS = r
 
 # Points: how a product is run. Homes are indices of memories, scales are bytes of scale a row and term.
 P_DIMS, P_ENGINE, P_WAY, P_TERMS, P_INPUT_BITS, P_OUTPUT_BITS, P_WEIGHT_HOME, P_ACT_HOME = range(8)
-P_SCALES, P_RESIDENT, POINT_COLUMNS = range(8, 11)
+P_SCALES, P_RESIDENT, P_LANES, POINT_COLUMNS = range(8, 12)
 WAY_SINGLE, WAY_ROWS, WAY_TERMS = range(3)
 
 # Terms of an expansion: output rows, groups, inner columns, stored bits, MACs a cycle, pJ a MAC.

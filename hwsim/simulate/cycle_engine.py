@@ -20,9 +20,12 @@ NEVER = 1e300
 @jit
 def _transfer(
     time: float, amounts: NDArray[np.float64], unit: int, levels: NDArray[np.float64], free: NDArray[np.float64],
-    busy: NDArray[np.float64],
+    busy: NDArray[np.float64], first: bool,
 ) -> float:  # fmt: skip
-    """Serve one request on every memory it crosses; returns when the last of them is through."""
+    """Serve one request on every memory it crosses; returns when the last of them is through.
+
+    Latency is paid by the ``first`` request of a stream; later ones are asked for ahead.
+    """
     end = time
     for level in range(levels.shape[0]):
         if amounts[level] <= 0:
@@ -32,7 +35,8 @@ def _transfer(
         cycles = amounts[level] / levels[level, col.L_RATE]
         free[level, owner] = start + cycles
         busy[level] += cycles
-        end = max(end, start + cycles + levels[level, col.L_LATENCY])
+        latency = levels[level, col.L_LATENCY] if first else 0.0
+        end = max(end, start + cycles + latency)
     return end
 
 
@@ -104,7 +108,7 @@ def run_jobs(
             due = (tile + 1) % int(job[col.J_OUTPUT_EVERY]) == 0 or tile + 1 == int(tiles)
             if due:
                 amounts[home] = job[col.J_OUTPUT] / np.ceil(tiles / job[col.J_OUTPUT_EVERY])
-            store_end[unit, tile % 2] = _transfer(best_time, amounts, unit, levels, free, busy)
+            store_end[unit, tile % 2] = _transfer(best_time, amounts, unit, levels, free, busy, False)
             stored[unit] += 1
             if stored[unit] == int(tiles):
                 done = store_end[unit, tile % 2]
@@ -118,7 +122,7 @@ def run_jobs(
         tile = loaded[unit]
         if tile == 0 and prefetch and not fetched[unit]:
             amounts[home] = _share(job[col.J_WEIGHT], tiles, job[col.J_WEIGHT_EVERY], 0)
-            arrival[unit] = _transfer(best_time, amounts, unit, levels, free, busy)
+            arrival[unit] = _transfer(best_time, amounts, unit, levels, free, busy, True)
             fetched[unit] = True
             events[index, col.X_REQUEST] = best_time
             continue
@@ -132,12 +136,8 @@ def run_jobs(
                 events[index, col.X_REQUEST] = best_time
         for level in range(count):
             amounts[level] += job[col.J_EXTRA + level] / tiles
-        ready = max(ready, _transfer(best_time, amounts, unit, levels, free, busy))
-        start = ready
-        if tile > 0:
-            start = max(start, compute_end[unit, (tile + 1) % 2])
-        else:
-            start = max(start, unit_free[unit])
+        ready = max(ready, _transfer(best_time, amounts, unit, levels, free, busy, tile == 0))
+        start = max(ready, compute_end[unit, (tile + 1) % 2] if tile > 0 else unit_free[unit])
         if tile > 1:
             start = max(start, store_end[unit, tile % 2])
         if tile == 0:

@@ -110,6 +110,10 @@ class Machine:
             row[col.L_BUFFER], row[col.L_BUFFER_SHARED] = self._buffer(index)
         return table
 
+    def buffer_shared(self, outer: int) -> bool:
+        """Whether what lies inside level ``outer`` is shared by the units."""
+        return bool(self._buffer(outer)[1])
+
     def _buffer(self, outer: int) -> tuple[float, float]:
         """Bytes and sharing of what lies inside level ``outer``: one memory, or a weight and an input buffer."""
         inner = range(outer - 1, -1, -1)

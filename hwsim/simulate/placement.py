@@ -1,5 +1,6 @@
 """Where weights and activations live: resident in a near memory where they fit, else in main memory."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -39,34 +40,29 @@ def place(machine: Machine, weight_bytes: float, activation_bytes: float) -> Pla
     return Placement(weights, activations, resident)
 
 
-def live_elements(layers: "Sequence[Layer]") -> list[float]:
-    """Elements alive while each layer runs: its inputs, its output, and what later layers still need."""
+def live_bytes(layers: "Sequence[Layer]", bytes_per_element: Sequence[float]) -> list[float]:
+    """Activation bytes alive while each layer runs: its inputs, its output, and what later layers still need.
+
+    ``bytes_per_element`` is the width of each layer's output; a graph input has that of its first reader.
+    """
     last_use: dict[str, int] = {}
     for index, layer in enumerate(layers):
         for name in layer.inputs:
             last_use[name] = index
-    sizes = {layer.name: float(layer.elements) for layer in layers}
     alive: dict[str, float] = {}
-    peaks: list[float] = []
-    for index, layer in enumerate(layers):
+    found: list[float] = []
+    for index, (layer, width) in enumerate(zip(layers, bytes_per_element, strict=True)):
         for name, shape in zip(layer.inputs, layer.input_shapes, strict=False):
-            if name not in alive:
-                alive[name] = sizes.get(name, _count(shape))
-        alive[layer.name] = sizes[layer.name]
-        peaks.append(sum(alive.values()))
+            if name.startswith("input:") and name not in alive:
+                alive[name] = math.prod(shape) * width
+        alive[layer.name] = layer.elements * width
+        found.append(sum(alive.values()))
         for name in (*layer.inputs, layer.name):
             if last_use.get(name, -1) <= index:
                 alive.pop(name, None)
-    return peaks
+    return found
 
 
 def peak_live_elements(layers: "Sequence[Layer]") -> float:
-    """The most elements alive at once."""
-    return max(live_elements(layers), default=0.0)
-
-
-def _count(shape: Sequence[int]) -> float:
-    product = 1.0
-    for size in shape:
-        product *= size
-    return product
+    """The most activation elements alive at once."""
+    return max(live_bytes(layers, [1.0] * len(layers)), default=0.0)

@@ -111,8 +111,9 @@ def point_row(
 ) -> tuple[float, ...]:
     """A row of the table of points, from its fourth column on."""
     stored = machine.stored_bits(act_bits)
+    lanes = scheme.predictors + 1 if scheme.predictors > 1 else 1
     scales = SCALE_BYTES if layer.kind != "matmul" and not scheme.is_float else 0.0
-    return (terms, stored, stored, home.weights, home.activations, scales, home.resident)
+    return (terms, stored, stored, home.weights, home.activations, scales, home.resident, lanes)
 
 
 def dims_row(layer: "Layer") -> tuple[int, ...]:
@@ -157,7 +158,13 @@ def price_points(
     results = np.zeros((len(points), col.RESULT_COLUMNS))
     orders = np.zeros((*terms.shape[:2], col.ORDER_COLUMNS))
     constants = np.array(
-        [machine.units, machine.launch_cycles, machine.sync_cycles, machine.vector_rates.get("add", 1.0)]
+        [
+            machine.units,
+            machine.launch_cycles,
+            machine.sync_cycles,
+            machine.vector_rates.get("add", 1.0),
+            float(machine.prefetch),
+        ]
     )
     price_options(
         dims, points, terms, machine.engine_table(), machine.level_table(), constants, results, orders
