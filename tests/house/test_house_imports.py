@@ -67,7 +67,10 @@ def test_no_module_reads_pickles():
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys; from hwsim.cli.main import run; run(['--help']); print(*sorted(sys.modules), file=sys.stderr)"
+    code = (
+        "import sys; from hwsim.cli.main import run; run(['--help']); "
+        "print(*sorted(sys.modules), file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     loaded = {module.split(".")[0] for module in done.stderr.split()}
     assert "typer" in loaded

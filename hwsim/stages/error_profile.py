@@ -1,0 +1,184 @@
+"""The predicted error of every option of every layer, in nats of output divergence.
+
+Weights and activations are profiled by ``quant`` (see ``docs/design.md``, "The error model"). Without
+calibration data the probes are seeded synthetic inputs; without weights (shapes alone) a closed form for
+Gaussian weights and equal sensitivity of all layers stands in. ``ErrorProfile.basis`` says what was used.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hwsim.errors import UserError
+from quant.scheme import Scheme
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hwsim.model.graph import Layer
+    from hwsim.model.load import LoadedModel
+    from quant.sensitivity import LayerSensitivity, Sensitivity
+
+SYNTHETIC_PROBES = 2
+
+
+@dataclass(frozen=True)
+class WeightError:
+    """What quantizing the weights of one layer does."""
+
+    loss: float
+    relative: float
+    sup_bound: float
+    measured_sup: float
+
+
+@dataclass(frozen=True)
+class LayerErrors:
+    """Errors of the options of one layer; ``weights`` is keyed by schemes without activation bits."""
+
+    weights: dict[Scheme, WeightError]
+    activations: dict[int | None, float]
+
+    def error(self, scheme: Scheme) -> float:
+        """Predicted divergence that this option adds."""
+        if scheme.is_float:
+            return 0.0
+        weight = self.weights[weight_part(scheme)].loss if self.weights else 0.0
+        return weight + self.activations[scheme.act_bits]
+
+    def relative(self, scheme: Scheme) -> float:
+        """Squared weight error over the squared weight."""
+        return self.weights[weight_part(scheme)].relative if self.weights else 0.0
+
+
+@dataclass(frozen=True)
+class ErrorProfile:
+    """Errors of all product layers and what they rest on."""
+
+    layers: dict[str, LayerErrors]
+    basis: str
+
+
+def weight_part(scheme: Scheme) -> Scheme:
+    """The scheme as far as it concerns the weights."""
+    return Scheme(scheme.weight_bits, None, scheme.order, scheme.kept, scheme.axis, scheme.binary_last)
+
+
+def profile_errors(
+    model: "LoadedModel",
+    offered: Sequence[Sequence[Scheme]],
+    batches: "Sequence[tuple[Tensor, ...]]",
+    *,
+    synthetic: bool,
+    seed: int,
+) -> ErrorProfile:
+    """Profile all offered schemes; ``batches`` are calibration inputs or ``synthetic_inputs``."""
+    from quant.sensitivity import measure_sensitivity
+
+    products = model.graph.products()
+    wanted = sorted({s.act_bits for schemes in offered for s in schemes if s.act_bits is not None})
+    sensitivity = measure_sensitivity(model.module, batches, seed=seed, act_bits=wanted, synthetic=synthetic)
+    state = model.module.state_dict()
+    layers: dict[str, LayerErrors] = {}
+    for layer, schemes in zip(products, offered, strict=True):
+        found = sensitivity.layers.get(layer.name)
+        if found is None:
+            raise UserError(f"layer {layer.name}: the error profile did not reach it; its output is not used")
+        weight = state[layer.weight] if layer.weight is not None else None
+        layers[layer.name] = _profile_layer(layer, weight, schemes, found)
+    return ErrorProfile(layers, _basis(sensitivity, len(batches)))
+
+
+def _profile_layer(
+    layer: "Layer", weight: "Tensor | None", schemes: Sequence[Scheme], found: "LayerSensitivity"
+) -> LayerErrors:
+    from quant.profile import profile_layer
+
+    activations = {scheme.act_bits: found.activation_loss(scheme.act_bits) for scheme in schemes}
+    if weight is None:
+        return LayerErrors({}, activations)
+    parts = list(dict.fromkeys(weight_part(scheme) for scheme in schemes if not scheme.is_float))
+    profiled = profile_layer(
+        weight.detach().float().numpy(),
+        parts,
+        macs=layer.macs,
+        groups=layer.groups,
+        squared_gradient=found.squared_gradient,
+        column_moments=found.moments,
+    )
+    weights = {
+        option.scheme: WeightError(
+            option.loss or 0.0, option.relative_error, option.sup_bound, option.measured_sup
+        )
+        for option in profiled
+    }
+    return LayerErrors(weights, activations)
+
+
+def profile_shapes(model: "LoadedModel", offered: Sequence[Sequence[Scheme]]) -> ErrorProfile:
+    """Closed form for a network without weights: Gaussian tensors, every layer equally sensitive.
+
+    Half the relative squared error of each layer's output is added up, as if all errors reached the output
+    undamped and the output were the mean of a Gaussian of its own size.
+    """
+    from quant.gaussian import relative_activation_error, relative_weight_error
+
+    layers: dict[str, LayerErrors] = {}
+    for layer, schemes in zip(model.graph.products(), offered, strict=True):
+        operands = 1 if layer.weight is not None else 2
+        activations = {
+            scheme.act_bits: 0.5 * operands * relative_activation_error(scheme.act_bits) for scheme in schemes
+        }
+        weights: dict[Scheme, WeightError] = {}
+        if layer.weight is not None:
+            for part in dict.fromkeys(weight_part(scheme) for scheme in schemes if not scheme.is_float):
+                relative = relative_weight_error(part, layer.k)
+                weights[part] = WeightError(0.5 * relative, relative, 0.0, 0.0)
+        layers[layer.name] = LayerErrors(weights, activations)
+    return ErrorProfile(layers, "no weights: closed form for Gaussian tensors, all layers equally sensitive")
+
+
+def synthetic_inputs(
+    model: "LoadedModel", seed: int, probes: int = SYNTHETIC_PROBES
+) -> "list[tuple[Tensor, ...]]":
+    """Seeded stand-ins for data: smooth noise of unit variance as images, random tokens as text."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    vocabulary = int(model.data_config.get("vocab_size", 2) or 2)
+    batches: list[tuple[Tensor, ...]] = []
+    for _ in range(probes):
+        batch: list[Tensor] = []
+        for example in model.example_inputs:
+            if example.is_floating_point():
+                batch.append(_smooth_noise(tuple(example.shape), generator).to(example.dtype))
+            elif example.numel() and bool((example == example.flatten()[0]).all()):
+                batch.append(example)  # an attention mask: all ones stays all ones
+            else:
+                batch.append(
+                    torch.randint(0, vocabulary, example.shape, generator=generator).to(example.dtype)
+                )
+        batches.append(tuple(batch))
+    return batches
+
+
+def _smooth_noise(shape: tuple[int, ...], generator: "object") -> "Tensor":
+    """White noise plus coarse noise: natural images have most of their energy in low frequencies."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    assert isinstance(generator, torch.Generator)
+    noise = torch.randn(shape, generator=generator)
+    if len(shape) != 4 or min(shape[2:]) < 16:
+        return noise
+    coarse = torch.randn((*shape[:2], shape[2] // 16, shape[3] // 16), generator=generator)
+    smooth = interpolate(coarse, size=shape[2:], mode="bilinear", align_corners=False)
+    mixed = smooth + 0.25 * noise
+    return mixed / mixed.std()
+
+
+def _basis(sensitivity: "Sensitivity", samples: int) -> str:
+    source = (
+        f"{samples} seeded synthetic inputs" if sensitivity.synthetic else f"{samples} calibration batches"
+    )
+    return f"Fisher information from {source}, {sensitivity.predictions} predictions, head {sensitivity.head}"

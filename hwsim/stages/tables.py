@@ -1,0 +1,167 @@
+"""Fill the planner's tables from the simulator's costs and the error profile.
+
+Only this file knows both vocabularies: what a simulated option costs and what the planner calls it. Costs are
+rounded up to whole cycles, so that what the solver proves inside a limit is inside it in truth.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from hwsim.stages.live import live_sets
+from planner.tables import (
+    Agreement,
+    EnsembleChoice,
+    LayerOption,
+    LayerTable,
+    Memory,
+    Split,
+    Tables,
+)
+
+if TYPE_CHECKING:
+    from hwsim.model.graph import Layer, LayerGraph
+    from hwsim.simulate.cost import OptionCost, VectorCost
+    from hwsim.stages.error_profile import LayerErrors
+    from hwsim.target.schema import Target
+
+MAX_PREDICTORS = 3
+
+
+def fill_tables(
+    graph: "LayerGraph",
+    target: "Target",
+    costs: "Sequence[Sequence[OptionCost]]",
+    vectors: "Sequence[VectorCost]",
+    errors: "Mapping[str, LayerErrors]",
+    provenance: dict[str, str],
+) -> Tables:
+    """One document with everything the decision depends on."""
+    products = graph.products()
+    layers = tuple(
+        LayerTable(
+            name=layer.name,
+            kind=_kind(layer),
+            options=tuple(_options(layer, options, errors[layer.name], len(products))),
+            group=layer.group,
+            macs=layer.macs,
+        )
+        for layer, options in zip(products, costs, strict=True)
+    )
+    fixed_cycles = math.ceil(sum(cost.cycles for cost in vectors) + target.inference_launch_cycles)
+    return Tables(
+        model=graph.model,
+        target=target.name,
+        units=target.unit_count,
+        clock_hz=target.clock_hz,
+        layers=layers,
+        fixed_cycles=fixed_cycles,
+        fixed_energy_pj=sum(cost.energy_pj for cost in vectors),
+        agreements=tuple(_agreements(products)),
+        live_sets=tuple(live_sets(graph)),
+        memories=tuple(_memories(target)),
+        ensembles=tuple(_ensembles(target, fixed_cycles, sum(cost.energy_pj for cost in vectors))),
+        provenance=provenance,
+    )
+
+
+def _kind(layer: "Layer") -> str:
+    return "depthwise" if layer.kind == "conv2d" and layer.groups > 1 and layer.n == 1 else layer.kind
+
+
+def _options(
+    layer: "Layer", costs: "Sequence[OptionCost]", errors: "LayerErrors", products: int
+) -> list[LayerOption]:
+    options: list[LayerOption] = []
+    for cost in costs:
+        scheme = cost.scheme
+        spread = cost.way == "single" and scheme.order > 2
+        options.append(
+            LayerOption(
+                scheme=str(scheme),
+                weight_bits=scheme.weight_bits,
+                act_bits=scheme.act_bits,
+                order=scheme.order,
+                kept=scheme.kept,
+                engine=cost.engine,
+                way=cost.way,
+                recipe=scheme.recipe,
+                error=errors.error(scheme),
+                cycles=math.ceil(cost.cycles),
+                energy_pj=round(cost.energy_pj, 3),
+                bops=cost.bops,
+                weight_bytes=math.ceil(cost.weight_bytes) if layer.kind != "matmul" else 0,
+                act_bytes=math.ceil(layer.elements * (scheme.act_bits or 32) / 8),
+                term_cycles=tuple(math.ceil(cycles) for cycles in cost.term_cycles) if spread else (),
+                term_energy_pj=tuple(round(pj, 3) for pj in cost.term_energy_pj) if spread else (),
+                term_bops=cost.term_bops if spread else (),
+                splits=tuple(_splits(scheme.order, errors, scheme, products)) if spread else (),
+                bound=cost.bound,
+            )
+        )
+    return options
+
+
+def _splits(order: int, errors: "LayerErrors", scheme: object, products: int) -> list[Split]:
+    """How the terms may be spread over predictors; the lost cross terms are of second order.
+
+    A telescoped ensemble loses the products of residual terms of different predictors. Relative to what the
+    base loses, such a product carries one more factor of the base's relative residual energy, once for each
+    other layer.
+    """
+    from quant.scheme import Scheme
+
+    assert isinstance(scheme, Scheme)
+    base = Scheme(scheme.weight_bits, scheme.act_bits)
+    lost = errors.error(base) * min(1.0, products * errors.relative(base))
+    return [
+        Split(predictors=predictors, base=1, error=lost)
+        for predictors in range(2, min(MAX_PREDICTORS, order - 1) + 1)
+    ]
+
+
+def _agreements(products: "Sequence[Layer]") -> list[Agreement]:
+    """Layers that read one tensor share its quantizer, so they agree on the activation bits."""
+    groups: dict[str, list[str]] = {}
+    for layer in products:
+        if layer.group is not None:
+            groups.setdefault(layer.group, []).append(layer.name)
+    return [Agreement(name=name, layers=tuple(names)) for name, names in groups.items() if len(names) > 1]
+
+
+def _memories(target: "Target") -> list[Memory]:
+    """Memories that cannot spill: the last one that holds weights, the last one that holds activations."""
+    memories: list[Memory] = []
+    for tensor in ("weights", "activations"):
+        holding = [level for level in target.levels if tensor in level.holds]
+        last = holding[-1] if holding else None
+        if last is None or not math.isfinite(last.capacity):
+            continue
+        carried = (
+            target.host_link is not None and tensor == "weights" and "weights" in target.host_link.carries
+        )
+        if carried or any(memory.name == last.name for memory in memories):
+            continue
+        holds = tuple(t for t in ("weights", "activations") if t in last.holds)
+        memories.append(Memory(name=last.name, bytes=int(last.capacity), holds=holds))
+    return memories
+
+
+def _ensembles(target: "Target", fixed_cycles: int, fixed_energy_pj: float) -> list[EnsembleChoice]:
+    """Telescoped ensembles that fit the units: P expanded networks and the base network.
+
+    Each network runs its own vector work on one unit, so the work that all units shared takes longer there.
+    """
+    if not target.units.independent:
+        return []
+    return [
+        EnsembleChoice(
+            predictors=predictors,
+            fixed_cycles=fixed_cycles * target.unit_count,
+            fixed_energy_pj=fixed_energy_pj * (predictors + 1),
+            combine_cycles=math.ceil(target.sync_cycles),
+            activation_copies=predictors + 1,
+        )
+        for predictors in range(2, MAX_PREDICTORS + 1)
+        if predictors + 1 <= target.unit_count
+    ]
