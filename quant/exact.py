@@ -16,6 +16,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
+SHORTEST_INT8 = 16
+"""Reductions below this length do not use ``torch._int_mm``."""
+
 _int_mm = torch.ops.aten._int_mm.default
 FLOAT32_EXACT = 1 << 24
 """Every integer up to this magnitude is a float32, so sums below it are exact in any order."""
@@ -39,39 +42,45 @@ def _float32_is_full_precision(device: torch.device) -> bool:
     return device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
 
 
-def product_bound(left: Tensor, right: Tensor) -> int:
-    """An upper bound of every partial sum of ``left @ right``: the smaller of two Hölder bounds."""
-    if left.numel() == 0 or right.numel() == 0:
-        return 0
-    peak_left = int(left.abs().max()) if left.dtype != torch.uint8 else int(left.max())
-    sums = right.abs().sum(-2, dtype=torch.int64)
-    return peak_left * int(sums.max())
-
-
 def integer_matmul(left: Tensor, right: Tensor) -> Tensor:
-    """``left @ right`` of integer tensors as exact int64 values (batched, broadcasting like ``matmul``)."""
-    wide_left, wide_right = left.to(torch.int32), right.to(torch.int32)
-    small = product_bound(wide_left, wide_right) < FLOAT32_EXACT
-    kind = torch.float32 if small and _float32_is_full_precision(left.device) else torch.float64
-    return (wide_left.to(kind) @ wide_right.to(kind)).to(torch.int64)
+    """``left @ right`` of integer-valued tensors of any type, as int32 (batched like ``matmul``)."""
+    if left.numel() == 0 or right.numel() == 0:
+        return torch.matmul(left.to(torch.int32), right.to(torch.int32))
+    bound = left.shape[-1] * _peak(left) * _peak(right)
+    if bound < FLOAT32_EXACT and _float32_is_full_precision(left.device):
+        return torch.matmul(left.to(torch.float32), right.to(torch.float32)).to(torch.int32)
+    exact = torch.matmul(left.to(torch.float64), right.to(torch.float64))
+    return exact.to(torch.int64).to(torch.int32)
 
 
-def codes_times_weights(codes: Tensor, weights: Tensor) -> Tensor:
-    """``codes @ weights.T`` for codes (m, k) and int8 weights (n, k), exact, as int64.
+def _peak(values: Tensor) -> int:
+    """Largest magnitude."""
+    low, high = torch.aminmax(values)
+    return max(abs(int(low)), abs(int(high)))
 
-    Unsigned 8-bit codes are shifted by 128 to fit the signed product and the shift is put back with the
-    weights' row sums.
+
+def codes_times_weights(codes: Tensor, weights: Tensor, zero_point: Tensor) -> Tensor:
+    """``(codes - zero_point) @ weights.T`` for codes (m, k) and weights (n, k), exact, as int32.
+
+    `zero_point` has one element or one per row of `codes` (shape (m, 1)). On the int8 engine unsigned codes
+    are shifted by 128 to become signed; shift and zero point are put back with the weights' row sums, modulo
+    2^32, which is exact because the final sum fits.
     """
-    if codes.dtype in (torch.uint8, torch.int8) and _int8_product_applies(codes, weights):
-        if codes.dtype == torch.uint8:
-            shifted = (codes ^ 0x80).view(torch.int8)
-            offset = 128 * weights.sum(1, dtype=torch.int64)
-            return _int_mm(shifted, weights.t()).to(torch.int64) + offset
-        return _int_mm(codes, weights.t()).to(torch.int64)
-    return integer_matmul(codes, weights.t())
+    if not _int8_product_applies(codes, weights):
+        return integer_matmul(codes.to(torch.int32) - zero_point, weights.t())
+    shift = 128 if codes.dtype == torch.uint8 else 0
+    signed = (codes ^ 0x80).view(torch.int8) if shift else codes
+    sums = weights.sum(1, dtype=torch.int64)
+    offset = (shift - zero_point.to(torch.int64)) * sums
+    return _int_mm(signed, weights.t()).add_(offset.to(torch.int32))
 
 
 def _int8_product_applies(codes: Tensor, weights: Tensor) -> bool:
-    """The int8 engine needs its own CPU, int8 weights and a depth whose worst sum fits 31 bits."""
-    fits = codes.shape[-1] < (1 << 17)
-    return fits and codes.device.type == "cpu" and weights.dtype == torch.int8 and has_exact_int8_product()
+    """8-bit operands on a CPU whose int8 product is exact.
+
+    A reduction of length 1 leaves the result of ``torch._int_mm`` unwritten (seen in torch 2.13), and tiny
+    products gain nothing from it, so short reductions and empty operands go the float way.
+    """
+    eight_bit = codes.dtype in (torch.uint8, torch.int8) and weights.dtype == torch.int8
+    worthwhile = codes.shape[0] > 0 and weights.shape[0] > 0 and weights.shape[1] >= SHORTEST_INT8
+    return eight_bit and worthwhile and codes.device.type == "cpu" and has_exact_int8_product()

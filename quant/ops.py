@@ -92,9 +92,8 @@ def int_linear(q: Tensor, zero_point: Tensor, codes: Tensor, cols: Tensor | None
     if cols is not None:
         q = q.index_select(-1, cols)
     flat = q.reshape(-1, q.shape[-1]).contiguous()
-    acc = codes_times_weights(flat, codes).reshape(*q.shape[:-1], codes.shape[0])
-    acc -= zero_point.to(torch.int64) * codes.sum(1, dtype=torch.int64)
-    return acc.to(torch.int32)
+    per_token = zero_point.reshape(-1, 1) if zero_point.numel() > 1 else zero_point.reshape(())
+    return codes_times_weights(flat, codes, per_token).reshape(*q.shape[:-1], codes.shape[0])
 
 
 @int_linear.register_fake
@@ -197,8 +196,7 @@ def _(
 @torch.library.custom_op("hwsim::int_matmul", mutates_args=())
 def int_matmul(qa: Tensor, zero_a: Tensor, qb: Tensor, zero_b: Tensor) -> Tensor:
     """Batched product of two quantized activations; see the module docstring."""
-    left = qa.to(torch.int32) - zero_a
-    return integer_matmul(left, qb.to(torch.int32) - zero_b).to(torch.int32)
+    return integer_matmul(qa.to(torch.int32) - zero_a, qb.to(torch.int32) - zero_b)
 
 
 @int_matmul.register_fake
@@ -221,7 +219,7 @@ def rescale(
     """Accumulators of all stacked terms to float outputs; see the module docstring."""
     shape = (-1, 1, 1) if dim == 1 else (-1,)
     products = acc.to(torch.float32) * (weight_scale.view(shape) * act_scale)
-    out = products.narrow(dim, 0, channels).clone()
+    out = products if len(parts) == 1 else products.narrow(dim, 0, channels).contiguous()
     start = channels
     for count in parts[1:]:
         part = products.narrow(dim, start, count)

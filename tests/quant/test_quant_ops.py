@@ -54,7 +54,7 @@ def test_all_three_engines_agree(monkeypatch):
             continue
         monkeypatch.setattr(exact, "_int8_product_applies", lambda *_, on=int8: on)
         monkeypatch.setattr(exact, "_float32_is_full_precision", lambda _, on=float32: on)
-        assert np.array_equal(exact.codes_times_weights(q, codes).numpy(), expected)
+        assert np.array_equal(exact.codes_times_weights(q, codes, _zero(0)).numpy(), expected)
 
 
 def test_float32_is_not_used_beyond_its_exact_range():
