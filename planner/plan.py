@@ -51,6 +51,7 @@ class PlanLayer(Document):
 
     name: str
     kind: str
+    option: int = Field(description="which of the layer's options in the tables")
     scheme: str
     weight_bits: int | None
     act_bits: int | None

@@ -1,0 +1,136 @@
+"""One exact minimisation over all modes of using the units: prune, bound, solve, compare."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from planner.control import Control
+from planner.entries import ExactTables
+from planner.limits import Limit, tightened
+from planner.prune import Entries, agreeing, class_keys, cost_kinds, fitting, undominated
+from planner.search import Cuts, Outcome, Problem, Search
+from planner.space import Choice, Space
+from planner.tables import EnsembleChoice
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Everything but the objective: which options, which limits, which modes."""
+
+    exact: ExactTables
+    legal: tuple[tuple[int, ...], ...]
+    limits: tuple[Limit, ...]
+    modes: tuple[EnsembleChoice | None, ...]
+    cuts: Cuts | None = None
+    distinct_schemes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Options left by each step, over all modes."""
+
+    pruned: int = 0
+    solver: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """A plan apart from any space: per layer the option, the terms held by all, the holders of the others."""
+
+    mode: EnsembleChoice | None
+    options: tuple[tuple[int, int], ...]
+    holders: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The best plan over all modes and what is proven about it."""
+
+    status: Literal["optimal", "feasible", "infeasible", "unknown"]
+    pick: Pick | None
+    value: int | None
+    bound: int
+    counts: Counts
+
+
+def reduced(question: Question, quantity: str | None, mode: EnsembleChoice | None) -> Entries:
+    """The entries of one mode that an optimal plan may need; some layer's may be empty."""
+    exact = question.exact
+    networks = 1 if mode is None else mode.predictors
+    entries = agreeing(exact, exact.entries(question.legal, mode))
+    if all(entries):
+        entries = agreeing(exact, fitting(exact, entries, question.limits, networks))
+    quantities = [limit.quantity for limit in question.limits] + ([quantity] if quantity else [])
+    keys = class_keys(exact, question.distinct_schemes)
+    return undominated(exact, entries, cost_kinds(exact, quantities), keys)
+
+
+def pick_of(space: Space, choice: Choice) -> Pick:
+    """The plan behind a choice of entries."""
+    taken = [row[entry] for row, entry in zip(space.entries, choice.entries, strict=True)]
+    return Pick(space.mode, tuple((entry.option, entry.base) for entry in taken), choice.holders)
+
+
+def choice_of(space: Space, pick: Pick | None) -> Choice | None:
+    """The same plan in this space, if all its entries are there."""
+    if pick is None or pick.mode != space.mode:
+        return None
+    found: list[int] = []
+    for row, wanted in zip(space.entries, pick.options, strict=True):
+        index = next((i for i, entry in enumerate(row) if (entry.option, entry.base) == wanted), None)
+        if index is None:
+            return None
+        found.append(index)
+    return Choice(tuple(found), pick.holders)
+
+
+def minimise(
+    question: Question, quantity: str | None, control: Control, starts: Sequence[Pick] = ()
+) -> Decision:
+    """The exact minimum of ``quantity`` over all modes; every mode after the first must beat the best.
+
+    Without a quantity any plan will do.
+    """
+    best: Decision = Decision("infeasible", None, None, 0, Counts())
+    bounds: list[int] = []
+    open_modes = False
+    counts = Counts()
+    for mode in question.modes:
+        entries = reduced(question, quantity, mode)
+        counts = replace(counts, pruned=counts.pruned + sum(len(row) for row in entries))
+        if not all(entries):
+            continue
+        limits = list(question.limits)
+        if best.value is not None:
+            if quantity is None:
+                break
+            limits = tightened(limits, Limit(quantity, best.value - 1, 0.0))
+        space = Space(question.exact, mode, entries)
+        counts = replace(counts, solver=counts.solver + sum(len(row) for row in entries))
+        outcome = _solve_mode(question, space, quantity, limits, control, starts)
+        if outcome.status == "infeasible":
+            continue
+        bounds.append(outcome.bound)
+        open_modes = open_modes or outcome.status != "optimal"
+        if outcome.choice is not None:
+            pick = pick_of(space, outcome.choice)
+            best = Decision("feasible", pick, outcome.value, 0, counts)
+    if best.value is None:
+        return Decision("unknown" if open_modes else "infeasible", None, None, min(bounds, default=0), counts)
+    bound = min([*bounds, best.value])
+    return Decision("optimal" if bound >= best.value else "feasible", best.pick, best.value, bound, counts)
+
+
+def _solve_mode(
+    question: Question,
+    space: Space,
+    quantity: str | None,
+    limits: Sequence[Limit],
+    control: Control,
+    starts: Sequence[Pick],
+) -> Outcome:
+    cuts = () if question.cuts is None else tuple((tuple(v), most) for v, most in question.cuts(space))
+    problem = Problem(space, quantity, tuple(limits), cuts)
+    start = next((found for pick in starts if (found := choice_of(space, pick)) is not None), None)
+    least = 0 if quantity is None else max(row.constant for row in space.rows(quantity))
+    return Search(problem, control, start, least).run()
