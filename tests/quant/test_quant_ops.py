@@ -85,7 +85,9 @@ def _conv_reference(q, z, codes, stride, padding, dilation, groups, row_channel,
         part = x[:, g * per_group : (g + 1) * per_group]
         for i, j in itertools.product(range(oh), range(ow)):
             top, left = i * stride[0], j * stride[1]
-            window = part[:, :, top : top + dilation[0] * kh : dilation[0], left : left + dilation[1] * kw : dilation[1]]
+            window = part[
+                :, :, top : top + dilation[0] * kh : dilation[0], left : left + dilation[1] * kw : dilation[1]
+            ]
             out[:, r, i, j] = (window[:, :, :kh, :kw] * w[r]).sum((1, 2, 3))
     return out
 
@@ -102,7 +104,9 @@ def test_int_conv2d_is_int64_arithmetic(groups, channels, cin, kernel, stride, p
     row_channel = np.concatenate([order1, rng.permutation(channels)[: channels // 2]]) if sparse else order1
     codes = _codes(rng, (len(row_channel), cin // groups, *kernel), 4, signed=True)
     rows = torch.from_numpy(row_channel).to(torch.int32) if sparse else None
-    got = hwsim.int_conv2d(q, _zero(77), codes, kernel, stride, padding, dilation, groups, channels, rows, None)
+    got = hwsim.int_conv2d(
+        q, _zero(77), codes, kernel, stride, padding, dilation, groups, channels, rows, None
+    )
     expected = _conv_reference(q, 77, codes, stride, padding, dilation, groups, row_channel, channels)
     assert np.array_equal(got.numpy(), expected)
 
@@ -178,5 +182,7 @@ def test_fake_implementations_predict_shapes_and_types():
     assert real.shape == fake.shape and real.dtype == fake.dtype == torch.int32
     x = torch.randn(3, 5)
     torch.library.opcheck(hwsim.quantize.default, (x, torch.tensor(0.1), _zero(3), 8, False))
-    torch.library.opcheck(hwsim.int_linear.default, (q[:, 0, :, 0], _zero(1), torch.ones(2, 9, dtype=torch.int8), None))
+    torch.library.opcheck(
+        hwsim.int_linear.default, (q[:, 0, :, 0], _zero(1), torch.ones(2, 9, dtype=torch.int8), None)
+    )
     torch.library.opcheck(hwsim.int_matmul.default, (q, _zero(1), q.transpose(2, 3).contiguous(), _zero(2)))
