@@ -17,10 +17,12 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, StrictBool, Tag
 
 from hwsim.target.quantities import (
+    NUMBER,
     Bits,
     Count,
     Fraction,
     NonNegative,
+    Or,
     Positive,
     WidthTable,
     parse_width_pair,
@@ -87,7 +89,7 @@ def _scalar_rate(value: object) -> object:
     return value
 
 
-RateTable = Annotated[WidthTable, BeforeValidator(_scalar_rate)]
+RateTable = Annotated[WidthTable, BeforeValidator(_scalar_rate), Or(NUMBER)]
 
 
 class SimdEngine(EngineBase):

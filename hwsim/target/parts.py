@@ -9,10 +9,13 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Json
 
 from hwsim.target.engines import PRODUCTS, Document, Product
 from hwsim.target.quantities import (
+    NUMBER,
+    TIME,
     Bandwidth,
     Count,
     Fraction,
     NonNegative,
+    Or,
     Picojoules,
     Positive,
     Seconds,
@@ -47,7 +50,7 @@ def _count_alone(value: object) -> object:
     return {"count": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-UnitsField = Annotated[Units, BeforeValidator(_count_alone)]
+UnitsField = Annotated[Units, BeforeValidator(_count_alone), Or({"type": "integer", "minimum": 1})]
 
 
 class Overhead(Document):
@@ -72,7 +75,9 @@ def _overhead_alone(value: object) -> object:
     return value
 
 
-OverheadField = Annotated[Overhead, BeforeValidator(_overhead_alone)]
+OverheadField = Annotated[
+    Overhead, BeforeValidator(_overhead_alone), Or({"type": "number", "minimum": 0}, TIME)
+]
 
 
 class Launch(Document):
@@ -121,6 +126,7 @@ class Vector(Document):
         dict[VectorKind, Positive],
         Field(min_length=1),
         BeforeValidator(_default_alone),
+        Or(NUMBER),
     ]
     """Output elements a cycle of one unit, by operator kind; ``default`` stands for the kinds not listed."""
 

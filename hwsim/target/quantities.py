@@ -4,12 +4,13 @@ A plain number is in the base unit of its field (hertz, bytes, bytes per second,
 energies). Only numbers are kept: what was typed with a unit is converted once, here.
 """
 
+import math
 import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler, StrictInt, WithJsonSchema
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from hwsim.errors import UserError
 from hwsim.units import Dimension, parse_quantity
@@ -26,9 +27,12 @@ def _number(value: object, wanted: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"must be {wanted}, not {describe(value)}")
     try:
-        return float(value)
+        number = float(value)
     except OverflowError as error:
         raise ValueError("must be a finite number") from error
+    if not math.isfinite(number):
+        raise ValueError("must be a finite number")
+    return number
 
 
 def describe(value: object) -> str:
@@ -80,9 +84,35 @@ def _plain(value: Any) -> float:
     return _number(value, "a number")
 
 
-Positive = Annotated[float, BeforeValidator(_plain), Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, BeforeValidator(_plain), Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, BeforeValidator(_plain), Field(gt=0, le=1, allow_inf_nan=False)]
+class Or:
+    """Tells the JSON Schema of a short spelling that a validator before this one expands."""
+
+    def __init__(self, *shorter: dict[str, Any]) -> None:
+        self.shorter = shorter
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """The short spellings beside the long one."""
+        return {"anyOf": [*self.shorter, handler(schema)]}
+
+
+NUMBER: dict[str, Any] = {"type": "number", "exclusiveMinimum": 0}
+TIME: dict[str, Any] = {"type": "string", "examples": ["5 us"]}
+
+Positive = Annotated[float, BeforeValidator(_plain), Field(gt=0, allow_inf_nan=False), WithJsonSchema(NUMBER)]
+NonNegative = Annotated[
+    float,
+    BeforeValidator(_plain),
+    Field(ge=0, allow_inf_nan=False),
+    WithJsonSchema({"type": "number", "minimum": 0}),
+]
+Fraction = Annotated[
+    float,
+    BeforeValidator(_plain),
+    Field(gt=0, le=1, allow_inf_nan=False),
+    WithJsonSchema({**NUMBER, "maximum": 1}),
+]
 Frequency = Annotated[
     float,
     BeforeValidator(_reader("frequency", "625 MHz")),

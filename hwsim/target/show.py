@@ -10,7 +10,8 @@ from hwsim.target.parts import VECTOR_KINDS
 from hwsim.target.schema import Target
 from hwsim.units import format_quantity
 
-_MARKS = {"given": "", "measured": " (measured)", "derived": " (derived)", "default": " (default)"}
+# The best source among the fields of a part comes first.
+_MARKS = {"measured": " (measured)", "given": "", "derived": " (derived)", "default": " (default)"}
 
 
 def tables(target: Target) -> Iterator[Table | Text]:
@@ -33,7 +34,10 @@ def _head(target: Target) -> Table:
     sources = target.provenance()
 
     def mark(path: str) -> str:
-        return _MARKS[sources.get(path, sources.get(f"{path}.cycles", "given"))]
+        found = {source for name, source in sources.items() if name == path or name.startswith(f"{path}.")}
+        return next(
+            _MARKS[source] for source in ("measured", "given", "derived", "default") if source in found
+        )
 
     def time(cycles: float) -> str:
         return f"{format_quantity(cycles / target.clock_hz, 'time')} ({cycles:.0f} cycles)" if cycles else "0"

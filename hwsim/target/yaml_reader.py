@@ -57,7 +57,8 @@ class _Open:
 def read_yaml(text: str) -> Read:
     """Parse ``text``; raises :class:`YamlError` at the first thing that stops reading."""
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLStreamError
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml.reader import ReaderError
 
     builder = _Builder()
     try:
@@ -68,8 +69,13 @@ def read_yaml(text: str) -> Read:
         position = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
         parts = (str(error.context or "").strip(), str(error.problem or "").strip())
         raise YamlError(position, f"not valid YAML: {', '.join(part for part in parts if part)}") from error
-    except (YAMLStreamError, ValueError, RecursionError) as error:
-        raise YamlError((1, 1), f"not valid YAML: {str(error).splitlines()[0]}") from error
+    except ReaderError as error:
+        before = text[: int(error.position)]
+        position = (before.count("\n") + 1, len(before) - before.rfind("\n"))
+        message = f"not valid YAML: the character {text[int(error.position)]!r} is not allowed"
+        raise YamlError(position, message) from error
+    except (YAMLError, ValueError) as error:
+        raise YamlError((1, 1), f"not valid YAML: {' '.join(str(error).split())}") from error
     return builder.read
 
 
