@@ -148,9 +148,7 @@ def _build_transformers(source: ModelSource, device: Device, batch: int, sequenc
         )
     tokens = _example_tokens((batch, length), config.vocab_size, device)
     forward = inspect.signature(type(module).forward).parameters
-    switches = {
-        key: value for key, value in {"use_cache": False, "return_dict": False}.items() if key in forward
-    }
+    switches = {"use_cache": False} if "use_cache" in forward else {}
     inputs: dict[str, Any] = {"input_ids": tokens}
     if "use_cache" not in forward or not getattr(config, "is_decoder", True) and kind in ("bert", "roberta"):
         inputs["attention_mask"] = torch.ones_like(tokens)

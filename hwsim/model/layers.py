@@ -66,7 +66,7 @@ def _layer(node: fx.Node, group: str | None) -> Layer:
         return Layer(**common, **_linear(node))
     if common["kind"] == "matmul":
         return Layer(**common, **_matmul(node))
-    weight = next((item for item in node.all_input_nodes if item.op == "get_attr"), None)
+    weight = next((item for item in node.all_input_nodes if item.meta.get("parameter", False)), None)
     return Layer(**common, weight=None if weight is None else str(weight.target))
 
 

@@ -28,6 +28,7 @@ from torch import Tensor, fx
 
 from hwsim.errors import UserError
 from hwsim.model import rewrite
+from hwsim.model.attention import open_attention
 from hwsim.model.build import Built, Device, build
 from hwsim.model.export import export_program, graph_module
 from hwsim.model.fold import fold_batch_norms
@@ -36,9 +37,9 @@ from hwsim.model.layers import layer_graph
 from hwsim.model.naming import assign_names
 from hwsim.model.norms import recognise_rms_norms
 from hwsim.model.pretrained import load_pretrained
-from hwsim.model.products import normalise_products, open_attention
+from hwsim.model.products import normalise_products
 from hwsim.model.random_statistics import set_batch_statistics
-from hwsim.model.simplify import clean, fold_constants
+from hwsim.model.simplify import clean, drop_neutral_masks, fold_constants
 from hwsim.model.sources import ModelSource, parse_source
 from hwsim.model.weights import WeightsInfo, fill_random, load_file, sha256_of_file, sha256_of_tensors
 
@@ -165,6 +166,7 @@ def simplify(module: fx.GraphModule) -> None:
     clean(module)
     recognise_rms_norms(module)
     fold_constants(module)
+    drop_neutral_masks(module)
     normalise_products(module)
     fold_batch_norms(module)
     open_attention(module)

@@ -103,6 +103,31 @@ def fold_constants(module: fx.GraphModule) -> None:
     rewrite.drop_dead(module)
 
 
+def drop_neutral_masks(module: fx.GraphModule) -> None:
+    """Remove ``mask & all-true``, which transformers writes in front of every padding mask."""
+    for node in rewrite.calls(
+        module.graph, aten.__and__.Tensor, aten.logical_and.default, aten.bitwise_and.Tensor
+    ):
+        left, right = node.args
+        for stored, other in ((left, right), (right, left)):
+            if (
+                isinstance(stored, fx.Node)
+                and stored.op == "get_attr"
+                and _allows_all(module, stored, other, node)
+            ):
+                rewrite.replace(node, other)
+                break
+    rewrite.drop_dead(module)
+
+
+def _allows_all(module: fx.GraphModule, stored: fx.Node, other: Any, node: fx.Node) -> bool:
+    tensor = rewrite.get_tensor(module, str(stored.target))
+    if tensor.is_meta or tensor.dtype != torch.bool or not bool(tensor.all()):
+        return False
+    same = rewrite.shape(other) == rewrite.shape(node)
+    return same or all(user.target is aten.expand.default for user in node.users)
+
+
 def _is_foldable(node: fx.Node) -> bool:
     if node.op != "call_function" or is_in_place(node.target):
         return False
