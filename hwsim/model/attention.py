@@ -15,7 +15,8 @@ from torch import Tensor, fx
 from hwsim.model import rewrite
 from hwsim.model.rewrite import aten
 
-LOWEST = float(
+# exp(LOWEST - max) is exactly 0, and LOWEST - LOWEST is not NaN
+LOWEST = float(torch.finfo(torch.float32).min)
 
 
 def open_attention(module: fx.GraphModule) -> None:
@@ -89,10 +90,6 @@ def additive_mask(module: fx.GraphModule, node: fx.Node, mask: fx.Node) -> fx.No
     name = rewrite.free_name(module, f"{mask.target}_additive")
     rewrite.set_tensor(module, name, tensor, parameter=parameter)
     return rewrite.read_node(mask.next, name, tensor)
-
-
-torch.finfo(torch.float32).min
-)  # exp(LOWEST - max) is exactly 0, and LOWEST - LOWEST is not NaN
 
 
 def _without_expansion(tensor: Tensor) -> Tensor:
