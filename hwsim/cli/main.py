@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from hwsim.cli import console, doctor, model, plan, target
+from hwsim.cli import console, doctor, model, plan, simulate, target
 from hwsim.errors import HwsimError
 
 app = typer.Typer(
@@ -43,6 +43,7 @@ def _root(
 
 
 app.command("plan")(plan.plan)
+app.command("simulate")(simulate.simulate)
 app.add_typer(target.app, name="target")
 app.add_typer(model.app, name="model")
 app.command("doctor")(doctor.doctor)

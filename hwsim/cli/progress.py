@@ -1,7 +1,7 @@
 """A weighted progress bar on stderr: stages count by the time they usually take."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ class BarProgress:
     seconds: dict[str, float] = field(default_factory=dict[str, float])
 
     @contextmanager
-    def stage(self, name: str, weight: float) -> Iterator[None]:
+    def stage(self, name: str, weight: float) -> Generator[None]:
         """Run one stage; ``weight`` is its share of the bar."""
         start = time.perf_counter()
         self.note(name)
@@ -37,7 +37,7 @@ class BarProgress:
 
 
 @contextmanager
-def stage_progress(total: float = 100.0) -> Iterator[BarProgress]:
+def stage_progress(total: float = 100.0) -> Generator[BarProgress]:
     """A bar on a terminal, silence elsewhere."""
     if not console.shows_progress():
         yield BarProgress()

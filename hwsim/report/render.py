@@ -9,15 +9,13 @@ from hwsim.report.document import Report
 
 
 def _environment(autoescape: bool) -> Environment:
-    environment = Environment(
+    return Environment(
         loader=PackageLoader("hwsim.report"),
         autoescape=autoescape,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["fmt"] = fmt
-    return environment
 
 
 def to_html(report: Report) -> str:
@@ -27,9 +25,13 @@ def to_html(report: Report) -> str:
         "pareto": Markup(plots.pareto(report)),
         "timeline": Markup(plots.timeline(report)) if report.timeline else "",
     }
-    return _environment(autoescape=True).get_template("report.html.j2").render(report=report, figures=figures)
+    return (
+        _environment(autoescape=True)
+        .get_template("report.html.j2")
+        .render(report=report, figures=figures, fmt=fmt)
+    )
 
 
 def to_markdown(report: Report) -> str:
     """For code reviews: the same sections without figures."""
-    return _environment(autoescape=False).get_template("report.md.j2").render(report=report)
+    return _environment(autoescape=False).get_template("report.md.j2").render(report=report, fmt=fmt)

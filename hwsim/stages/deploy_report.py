@@ -150,10 +150,11 @@ def _budgets(found: Findings, simulation: "Simulation") -> list[Budget]:
         asked = flag
         if use.name == "error" and found.default_limit:
             asked = found.default_limit
-        elif use.name not in _BUDGETS:
-            asked = f"memory {use.name} of the descriptor"
+        elif use.name.startswith("memory:"):
+            asked = "capacity in the descriptor"
         used = simulation.seconds if use.name == "latency" else use.used * scale
-        budgets.append(Budget(name=use.name, unit=unit, limit=use.limit * scale, value=used, asked_by=asked))  # pyright: ignore[reportArgumentType]
+        name = use.name.replace("memory:", "memory ").replace("_", " ")
+        budgets.append(Budget(name=name, unit=unit, limit=use.limit * scale, value=used, asked_by=asked))  # pyright: ignore[reportArgumentType]
     return budgets
 
 

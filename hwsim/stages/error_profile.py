@@ -5,6 +5,7 @@ calibration data the probes are seeded synthetic inputs; without weights (shapes
 Gaussian weights and equal sensitivity of all layers stands in. ``ErrorProfile.basis`` says what was used.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -57,6 +58,39 @@ class ErrorProfile:
 
     layers: dict[str, LayerErrors]
     basis: str
+
+    def to_json(self, key: str) -> str:
+        """One document; ``key`` says what it was made from."""
+        layers = {
+            name: {
+                "weights": {
+                    str(scheme): [e.loss, e.relative, e.sup_bound, e.measured_sup]
+                    for scheme, e in errors.weights.items()
+                },
+                "activations": {str(bits or "fp"): loss for bits, loss in errors.activations.items()},
+            }
+            for name, errors in self.layers.items()
+        }
+        document = {"schema_version": 1, "key": key, "basis": self.basis, "layers": layers}
+        return json.dumps(document, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, key: str) -> "ErrorProfile | None":
+        """Read what ``to_json`` wrote; None when it was made from something else."""
+        try:
+            document = json.loads(text)
+            if document["schema_version"] != 1 or document["key"] != key:
+                return None
+            layers = {
+                name: LayerErrors(
+                    {Scheme.parse(scheme): WeightError(*e) for scheme, e in entry["weights"].items()},
+                    {None if b == "fp" else int(b): float(v) for b, v in entry["activations"].items()},
+                )
+                for name, entry in document["layers"].items()
+            }
+            return cls(layers, document["basis"])
+        except (ValueError, KeyError, TypeError):
+            return None
 
 
 def weight_part(scheme: Scheme) -> Scheme:

@@ -6,16 +6,17 @@ tables are written beside the plan, so that ``--resume`` and ``hwsim solve`` can
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from hwsim import files
-from hwsim.errors import InfeasibleError, UserError
+from hwsim.errors import UserError
 from hwsim.report.document import ComparisonRow, ParetoPoint, Report
 from hwsim.stages import comparison
+from hwsim.stages.decide import Run, StageProgress, pareto_points, solve_inside_latency
 from hwsim.stages.deploy_report import Findings, build_report, graph_sha256, versions, weights_text
 from hwsim.stages.options import network_schemes
 from hwsim.stages.request import PlanRequest
@@ -23,29 +24,12 @@ from quant.scheme import Scheme
 
 if TYPE_CHECKING:
     from hwsim.model.load import LoadedModel
-    from hwsim.simulate.cost import OptionCost, VectorCost
     from hwsim.simulate.simulation import Simulation
     from hwsim.stages.error_profile import ErrorProfile
     from hwsim.target.schema import Target
     from planner.plan import Plan
-    from planner.request import Request
-    from planner.tables import Tables
 
-DEFAULT_LIMIT = "default: the error of uniform w8a8"
-
-
-class StageProgress(Protocol):
-    """What a progress display must offer."""
-
-    seconds: dict[str, float]
-
-    def stage(self, name: str, weight: float) -> AbstractContextManager[None]:
-        """Run one stage; ``weight`` is its share of the bar."""
-        ...
-
-    def note(self, text: str) -> None:
-        """Change the text beside the bar."""
-        ...
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,20 +51,6 @@ class PlanResult:
         return broken + self.report.not_honoured
 
 
-@dataclass
-class _Run:
-    """What the stages of one run hand on."""
-
-    request: PlanRequest
-    target: "Target"
-    model: "LoadedModel"
-    profile: "ErrorProfile"
-    costs: "list[list[OptionCost]]"
-    vectors: "list[VectorCost]"
-    tables: "Tables"
-    remarks: list[str] = field(default_factory=list[str])
-
-
 def make_plan(request: PlanRequest, progress: StageProgress) -> PlanResult:
     """Run all stages and write ``plan.json``, ``tables.json``, the reports and ``trace.json``."""
     from hwsim.target.load import load_target
@@ -91,15 +61,14 @@ def make_plan(request: PlanRequest, progress: StageProgress) -> PlanResult:
         model = _load(request)
     run = _tables(request, target, model, progress)
     with progress.stage("solving", 15):
-        plan, default_limit = _solve(run, progress)
+        plan, simulation, default_limit = solve_inside_latency(run, progress)
     with progress.stage("replaying the plan", 5):
-        simulation = simulate(model, plan, target)
         rows = comparison.compare(model.graph, target, run.profile)
         own = comparison.row(
             "this plan", _schemes(plan), simulation, plan.totals.error, chosen=True, note=_mixture(plan)
         )
     with progress.stage("proving the frontier", 2):
-        points = _pareto(run, plan) if request.pareto else []
+        points = pareto_points(run, plan) if request.pareto else []
     found = _findings(run, plan, simulation, [*rows, own], points, default_limit)
     return _write(found, run, progress)
 
@@ -125,7 +94,7 @@ def preview(request: PlanRequest) -> dict[str, Any]:
     }
 
 
-_FILES = ("plan.json", "tables.json", "report.html", "report.md", "report.json", "trace.json")
+_FILES = ("plan.json", "tables.json", "profile.json", "report.html", "report.md", "report.json", "trace.json")
 
 
 def _check_writable(directory: Path) -> None:
@@ -148,7 +117,7 @@ def _load(request: PlanRequest, shapes_only: bool = False) -> "LoadedModel":
     )
 
 
-def _tables(request: PlanRequest, target: "Target", model: "LoadedModel", progress: StageProgress) -> _Run:
+def _tables(request: PlanRequest, target: "Target", model: "LoadedModel", progress: StageProgress) -> Run:
     from hwsim.simulate.cost import layer_costs
     from hwsim.simulate.vector import vector_costs
     from hwsim.stages.tables import fill_tables
@@ -166,7 +135,7 @@ def _tables(request: PlanRequest, target: "Target", model: "LoadedModel", progre
             if not options:
                 raise UserError(f"layer {layer.name}: no engine of {target.name} runs any offered scheme")
         tables = fill_tables(model.graph, target, costs, vectors, profile.layers, _provenance(model, target))
-    return _Run(request, target, model, profile, costs, vectors, tables)
+    return Run(request, target, model, profile, costs, vectors, tables)
 
 
 def _profile(
@@ -181,8 +150,25 @@ def _profile(
     ]
     if model.weights.kind == "meta":
         return error_profile.profile_shapes(model, everything)
+    path = request.output_dir / "profile.json"
+    key = _profile_key(request, model, everything)
+    if request.resume and path.is_file():
+        known = error_profile.ErrorProfile.from_json(path.read_text(encoding="utf-8"), key)
+        if known is not None:
+            return known
+        log.warning("--resume: %s was made from other inputs; profiling again", path)
     batches, synthetic = _samples(request, model)
-    return error_profile.profile_errors(model, everything, batches, synthetic=synthetic, seed=request.seed)
+    profile = error_profile.profile_errors(model, everything, batches, synthetic=synthetic, seed=request.seed)
+    files.write_text(path, profile.to_json(key))
+    return profile
+
+
+def _profile_key(request: PlanRequest, model: "LoadedModel", offered: list[list[Scheme]]) -> str:
+    """Hash of everything the error profile depends on."""
+    facts = [weights_text(model), graph_sha256(model.graph), str(request.calibration_data), str(request.seed)]
+    facts += [" ".join(map(str, schemes)) for schemes in offered]
+    facts += [f"{name} {version}" for name, version in versions().items()]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
 
 def _samples(request: PlanRequest, model: "LoadedModel") -> tuple[list[Any], bool]:
@@ -206,97 +192,6 @@ def _provenance(model: "LoadedModel", target: "Target") -> dict[str, str]:
     }
 
 
-def _solver_request(run: _Run) -> "tuple[Request, str | None]":
-    """The planner's request; with no limit at all, the fastest plan as accurate as uniform w8a8."""
-    from planner.request import Limits, Request
-
-    asked = run.request.limits
-    objective = run.request.objective
-    default_limit: str | None = None
-    error = asked.error
-    if error is None and (objective in ("latency", "energy") or not asked.any):
-        form = comparison.Form("uniform w8a8", comparison.REFERENCE)
-        error = comparison.uniform_error(run.model.graph.products(), form, run.profile) * (1 + 1e-9)
-        default_limit = DEFAULT_LIMIT
-    first = objective or ("error" if asked.any else "latency")
-    second = {"error": "latency", "latency": "error", "energy": "latency"}[first]
-    return Request(
-        objective=(first, second),  # pyright: ignore[reportArgumentType]
-        limits=Limits(
-            error=error,
-            latency=asked.latency,
-            energy=None if asked.energy is None else asked.energy * 1e12,
-            bops=asked.bops,
-            weight_memory=asked.weight_memory,
-            activation_memory=asked.activation_memory,
-        ),
-        pins=run.request.pins,
-        forbids=run.request.forbids,
-        seed=run.request.seed,
-        workers=run.request.workers,
-        time_limit=run.request.time_limit,
-    ), default_limit
-
-
-def _solve(run: _Run, progress: StageProgress) -> "tuple[Plan, str | None]":
-    from planner.errors import Infeasible
-    from planner.solve import solve
-
-    request, default_limit = _solver_request(run)
-
-    def show(step: Any) -> None:
-        if step.gap is not None:
-            progress.note(f"solving, gap {100 * step.gap:.2g} %")
-
-    try:
-        return solve(run.tables, request, progress=show), default_limit
-    except Infeasible as error:
-        if default_limit is None or run.request.limits.any:
-            raise _infeasible(error, run) from error
-    # The device cannot be as accurate as uniform w8a8 at all: then the most accurate plan is the default.
-    run.remarks.append(
-        "the error of uniform w8a8 is out of this device's reach: the most accurate plan instead"
-    )
-    limits = request.limits.model_copy(update={"error": None})
-    request = request.model_copy(update={"objective": ("error", "latency"), "limits": limits})
-    try:
-        return solve(run.tables, request, progress=show), None
-    except Infeasible as error:
-        raise _infeasible(error, run) from error
-
-
-def _infeasible(error: Any, run: _Run) -> InfeasibleError:
-    path = run.request.output_dir / "infeasible.json"
-    files.write_text(path, error.report.model_dump_json(indent=2) + "\n")
-    return InfeasibleError(f"{error} (details in {path})")
-
-
-def simulate(model: "LoadedModel", plan: "Plan", target: "Target") -> "Simulation":
-    """Replay a plan in cycle mode."""
-    from hwsim.simulate.cycle import LayerAssignment, simulate_plan
-
-    assignments = {
-        layer.name: LayerAssignment(Scheme.parse(layer.scheme), layer.engine, layer.way, layer.holds)
-        for layer in plan.layers
-    }
-    predictors = plan.ensemble.predictors if plan.ensemble is not None else 1
-    return simulate_plan(model.graph, assignments, predictors, target)
-
-
-def _pareto(run: _Run, plan: "Plan") -> list[ParetoPoint]:
-    from planner.pareto import frontier
-
-    request, _ = _solver_request(run)
-    free = request.limits.model_copy(update={"error": None, "latency": None})
-    request = request.model_copy(update={"limits": free})
-    points = [
-        ParetoPoint(seconds=point.totals.latency, error=point.totals.error)
-        for point in frontier(run.tables, request, run.request.pareto)
-    ]
-    chosen = ParetoPoint(seconds=plan.totals.latency, error=plan.totals.error, chosen=True)
-    return [*points, chosen]
-
-
 def _schemes(plan: "Plan") -> str:
     kinds = {layer.scheme for layer in plan.layers}
     return next(iter(kinds)) if len(kinds) == 1 else f"mixed, {len(kinds)} schemes"
@@ -311,7 +206,7 @@ def _mixture(plan: "Plan") -> str:
 
 
 def _findings(
-    run: _Run,
+    run: Run,
     plan: "Plan",
     simulation: "Simulation",
     rows: Sequence[ComparisonRow],
@@ -340,7 +235,7 @@ def _json(document: Any) -> str:
     return json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
-def _write(found: Findings, run: _Run, progress: StageProgress) -> PlanResult:
+def _write(found: Findings, run: Run, progress: StageProgress) -> PlanResult:
     from hwsim.report.render import to_html, to_markdown
     from hwsim.simulate.trace import chrome_trace
 
@@ -360,14 +255,3 @@ def _write(found: Findings, run: _Run, progress: StageProgress) -> PlanResult:
     return PlanResult(
         found.plan, report, [directory / name for name in ("report.html", "plan.json", "trace.json")]
     )
-
-
-def inputs_key(request: PlanRequest, model: "LoadedModel", target: "Target") -> str:
-    """Hash of everything the tables depend on."""
-    facts = [
-        *_provenance(model, target).values(),
-        str(request.widths),
-        str(request.calibration_data),
-        str(request.seed),
-    ]
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()

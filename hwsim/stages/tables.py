@@ -6,7 +6,7 @@ rounded up to whole cycles, so that what the solver proves inside a limit is ins
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from hwsim.stages.live import live_sets
 from planner.tables import (
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hwsim.target.schema import Target
 
 MAX_PREDICTORS = 3
+_TENSORS: tuple[Literal["weights", "activations"], ...] = ("weights", "activations")
 
 
 def fill_tables(
@@ -132,7 +133,7 @@ def _agreements(products: "Sequence[Layer]") -> list[Agreement]:
 def _memories(target: "Target") -> list[Memory]:
     """Memories that cannot spill: the last one that holds weights, the last one that holds activations."""
     memories: list[Memory] = []
-    for tensor in ("weights", "activations"):
+    for tensor in _TENSORS:
         holding = [level for level in target.levels if tensor in level.holds]
         last = holding[-1] if holding else None
         if last is None or not math.isfinite(last.capacity):
@@ -142,8 +143,8 @@ def _memories(target: "Target") -> list[Memory]:
         )
         if carried or any(memory.name == last.name for memory in memories):
             continue
-        holds = tuple(t for t in ("weights", "activations") if t in last.holds)
-        memories.append(Memory(name=last.name, bytes=int(last.capacity), holds=holds))
+        holds: list[Literal["weights", "activations"]] = [t for t in _TENSORS if t in last.holds]
+        memories.append(Memory(name=last.name, bytes=int(last.capacity), holds=tuple(holds)))
     return memories
 
 

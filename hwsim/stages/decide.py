@@ -1,0 +1,172 @@
+"""The decision inside ``plan``: ask the planner, replay its answer, and ask again where the replay is slower."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from hwsim import files
+from hwsim.errors import InfeasibleError
+from hwsim.report.document import ParetoPoint
+from hwsim.stages import comparison
+from hwsim.stages.request import PlanRequest
+from quant.scheme import Scheme
+
+if TYPE_CHECKING:
+    from hwsim.model.load import LoadedModel
+    from hwsim.simulate.cost import OptionCost
+    from hwsim.simulate.simulation import Simulation
+    from hwsim.simulate.vector import VectorCost
+    from hwsim.stages.error_profile import ErrorProfile
+    from hwsim.target.schema import Target
+    from planner.plan import Plan
+    from planner.request import Request
+    from planner.tables import Tables
+
+LATENCY_ROUNDS = 3
+DEFAULT_LIMIT = "default: the error of uniform w8a8"
+
+
+class StageProgress(Protocol):
+    """What a progress display must offer."""
+
+    seconds: dict[str, float]
+
+    def stage(self, name: str, weight: float) -> AbstractContextManager[None]:
+        """Run one stage; ``weight`` is its share of the bar."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Change the text beside the bar."""
+        ...
+
+
+@dataclass
+class Run:
+    """What the stages of one run hand on."""
+
+    request: PlanRequest
+    target: "Target"
+    model: "LoadedModel"
+    profile: "ErrorProfile"
+    costs: "list[list[OptionCost]]"
+    vectors: "list[VectorCost]"
+    tables: "Tables"
+    remarks: list[str] = field(default_factory=list[str])
+
+
+def solve_inside_latency(run: Run, progress: StageProgress) -> "tuple[Plan, Simulation, str | None]":
+    """Solve, replay, and solve again with a tighter limit while the replay is slower than the user allows.
+
+    The planner adds up closed-form costs; the replay also sees waiting at shared memories. The limit that the
+    planner gets shrinks by the ratio of the two, so that the latency asked for holds in the replay.
+    """
+    limit = run.request.limits.latency
+    plan, default_limit = _solve(run, progress, limit)
+    simulation = simulate(run.model, plan, run.target)
+    allowed = limit
+    for _ in range(LATENCY_ROUNDS):
+        if limit is None or allowed is None or simulation.seconds <= limit or plan.status != "optimal":
+            break
+        allowed = min(allowed, plan.totals.latency) * limit / simulation.seconds
+        try:
+            plan, default_limit = _solve(run, progress, allowed)
+        except InfeasibleError:
+            break
+        simulation = simulate(run.model, plan, run.target)
+        run.remarks.append(
+            f"the replay is slower than the sum of closed-form costs: planned for {allowed * 1e3:.4g} ms so that "
+            f"the replay stays inside {limit * 1e3:.4g} ms"
+        )
+    return plan, simulation, default_limit
+
+
+def _solve(run: Run, progress: StageProgress, latency: float | None) -> "tuple[Plan, str | None]":
+    from planner.errors import Infeasible
+    from planner.solve import solve
+
+    request, default_limit = _solver_request(run, latency)
+
+    def show(step: Any) -> None:
+        if step.gap is not None:
+            progress.note(f"solving, gap {100 * step.gap:.2g} %")
+
+    try:
+        return solve(run.tables, request, progress=show), default_limit
+    except Infeasible as error:
+        if default_limit is None or run.request.limits.any:
+            raise _infeasible(error, run) from error
+    # The device cannot be as accurate as uniform w8a8 at all: then the most accurate plan is the default.
+    run.remarks.append(
+        "the error of uniform w8a8 is out of this device's reach: the most accurate plan instead"
+    )
+    limits = request.limits.model_copy(update={"error": None})
+    request = request.model_copy(update={"objective": ("error", "latency"), "limits": limits})
+    try:
+        return solve(run.tables, request, progress=show), None
+    except Infeasible as error:
+        raise _infeasible(error, run) from error
+
+
+def _solver_request(run: Run, latency: float | None) -> "tuple[Request, str | None]":
+    """The planner's request; with no limit at all, the fastest plan as accurate as uniform w8a8."""
+    from planner.request import Limits, Request
+
+    asked = run.request.limits
+    objective = run.request.objective
+    default_limit: str | None = None
+    error = asked.error
+    if error is None and (objective in ("latency", "energy") or not asked.any):
+        form = comparison.Form("uniform w8a8", comparison.REFERENCE)
+        error = comparison.uniform_error(run.model.graph.products(), form, run.profile) * (1 + 1e-9)
+        default_limit = DEFAULT_LIMIT
+    first = objective or ("error" if asked.any else "latency")
+    second = {"error": "latency", "latency": "error", "energy": "latency"}[first]
+    return Request(
+        objective=(first, second),  # pyright: ignore[reportArgumentType]
+        limits=Limits(
+            error=error,
+            latency=latency,
+            energy=None if asked.energy is None else asked.energy * 1e12,
+            bops=asked.bops,
+            weight_memory=asked.weight_memory,
+            activation_memory=asked.activation_memory,
+        ),
+        pins=run.request.pins,
+        forbids=run.request.forbids,
+        seed=run.request.seed,
+        workers=run.request.workers,
+        time_limit=run.request.time_limit,
+    ), default_limit
+
+
+def _infeasible(error: Any, run: Run) -> InfeasibleError:
+    path = run.request.output_dir / "infeasible.json"
+    files.write_text(path, error.report.model_dump_json(indent=2) + "\n")
+    return InfeasibleError(f"{error} (details in {path})")
+
+
+def simulate(model: "LoadedModel", plan: "Plan", target: "Target") -> "Simulation":
+    """Replay a plan in cycle mode."""
+    from hwsim.simulate.cycle import LayerAssignment, simulate_plan
+
+    assignments = {
+        layer.name: LayerAssignment(Scheme.parse(layer.scheme), layer.engine, layer.way, layer.holds)
+        for layer in plan.layers
+    }
+    predictors = plan.ensemble.predictors if plan.ensemble is not None else 1
+    return simulate_plan(model.graph, assignments, predictors, target)
+
+
+def pareto_points(run: Run, plan: "Plan") -> list[ParetoPoint]:
+    """Proven points of the latency × error frontier under the other limits, and the plan itself."""
+    from planner.pareto import frontier
+
+    request, _ = _solver_request(run, None)
+    free = request.limits.model_copy(update={"error": None, "latency": None})
+    request = request.model_copy(update={"limits": free})
+    points = [
+        ParetoPoint(seconds=point.totals.latency, error=point.totals.error)
+        for point in frontier(run.tables, request, run.request.pareto)
+    ]
+    chosen = ParetoPoint(seconds=plan.totals.latency, error=plan.totals.error, chosen=True)
+    return [*points, chosen]
