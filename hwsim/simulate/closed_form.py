@@ -193,10 +193,15 @@ def _choose_split(
         shape[col.D_N],
         shape[col.D_K],
     )
-    if instances >= units:
-        return col.SPLIT_INSTANCES
+    best, split = 1e300, col.SPLIT_INSTANCES
+    if instances > 1:
+        best = split_cycles(engine, instances, m, n, k, shape[col.D_WINDOW], rate, units, col.SPLIT_INSTANCES)
+        if instances >= units and engine[col.E_KIND] == 1:
+            return split
     by_n = split_cycles(engine, instances, m, n, k, shape[col.D_WINDOW], rate, units, col.SPLIT_N)
     by_m = split_cycles(engine, instances, m, n, k, shape[col.D_WINDOW], rate, units, col.SPLIT_M)
+    if min(by_n, by_m) >= best:
+        return split
     if by_n < by_m or (by_n == by_m and inputs <= weights):
         return col.SPLIT_N
     return col.SPLIT_M
@@ -320,7 +325,13 @@ def _price_memory(
 
 @jit
 def _price_orders(
-    orders: Table, terms: Table, count: int, shape: NDArray[np.int64], result: Row, levels: Table, lanes: float
+    orders: Table,
+    terms: Table,
+    count: int,
+    shape: NDArray[np.int64],
+    result: Row,
+    levels: Table,
+    lanes: float,
 ) -> None:
     """What each order costs alone on one unit: the traffic in proportion to its bytes, and its energy.
 
@@ -367,6 +378,17 @@ def price_options(
             used = min(units, count)
         result[col.R_UNITS] = used
         _price_compute(point, shape, terms[index], engine, units, result, orders[index])
+        if way == col.WAY_ROWS:
+            split = result[col.R_SPLIT]
+            parts = shape[col.D_BATCH] * shape[col.D_GROUPS]
+            if split == col.SPLIT_N:
+                parts = shape[col.D_N]
+            elif split == col.SPLIT_M:
+                parts = shape[col.D_M]
+            if engine[col.E_KIND] == 1:
+                parts = shape[col.D_BATCH] * shape[col.D_GROUPS] * shape[col.D_N] * shape[col.D_M]
+            used = min(units, parts)
+            result[col.R_UNITS] = used
         _price_memory(point, shape, engine, levels, constants, result, stream)
         fixed = constants[1]
         if used > 1:

@@ -24,11 +24,11 @@ class Placement(NamedTuple):
 def place(machine: Machine, weight_bytes: float, activation_bytes: float) -> Placement:
     """Innermost memory that holds all activations at their peak, then all weights beside them.
 
-    A private memory counts only on a one-unit device: tensors that all units read must lie in a shared one.
-    Weights that fit stay there from one inference to the next.
+    A unit's private memory is home to nothing: tensors that all units read lie in a shared one, and the answer
+    must not change when units are added. Weights that fit stay there from one inference to the next.
     """
     levels = machine.levels
-    free = [level.capacity if level.shared or machine.units == 1 else 0.0 for level in levels]
+    free = [level.capacity if level.shared or level is levels[-1] else 0.0 for level in levels]
     for_activations = [i for i, level in enumerate(levels) if level.holds_activations]
     for_weights = [i for i, level in enumerate(levels) if level.holds_weights]
     activations = next((i for i in for_activations if activation_bytes <= free[i]), for_activations[-1])

@@ -45,14 +45,17 @@ class Assignment(Protocol):
     def scheme(self) -> Scheme:
         """Form of the weights and activations."""
         ...
+
     @property
     def engine(self) -> str:
         """Name of the engine, or empty."""
         ...
+
     @property
     def way(self) -> Way:
         """How units are used."""
         ...
+
     @property
     def holds(self) -> tuple[tuple[int, ...], ...]:
         """Orders of each expanded network of an ensemble."""
@@ -265,7 +268,7 @@ def _add_vector(builder: _Builder, lane: int, step: int, layer: "Layer", bits: i
     cost = vector_cost(layer, machine, bits, builder.placement.activations, 1 if lanes > 1 else None)
     units = tuple(range(cost.units)) if lanes == 1 else (lane,)
     builder.vector_parts.append((lane, step, units, cost))
-    builder.sync[lane, step] = machine.sync_cycles if cost.units > 1 else 0.0
+    builder.sync[lane, step] = machine.sync_cycles if cost.units > 1 and not cost.fused else 0.0
     builder.steps.append(
         Step(
             lane,
@@ -293,9 +296,11 @@ def _assemble(
     """Sort the jobs by unit and step, count those of each step."""
     machine = builder.machine
     jobs = [
-        product_job(machine, results[part.row], part.lane, part.step, unit, len(part.units))
+        product_job(
+            machine, results[part.row], part.lane, part.step, unit, int(results[part.row, col.R_UNITS])
+        )
         for part in builder.parts
-        for unit in part.units
+        for unit in part.units[: int(results[part.row, col.R_UNITS])]
     ]
     jobs += [
         vector_job(machine, cost, lane, step, unit)
@@ -344,7 +349,7 @@ def product_job(
 
 def vector_job(machine: Machine, cost: VectorCost, lane: int, step: int, unit: int) -> list[float]:
     """One unit's share of vector work: read, compute, write."""
-    launch = cost.fixed_cycles - (machine.sync_cycles if cost.units > 1 else 0.0)
+    launch = 0.0 if cost.fused else machine.launch_cycles
     moved = cost.traffic_bytes / cost.units if cost.home > 0 or len(machine.levels) == 1 else 0.0
     tiles = float(col.STREAM_PARTS)
     head = [lane, step, unit, cost.compute_cycles, launch, cost.home, tiles]

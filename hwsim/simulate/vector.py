@@ -2,7 +2,7 @@
 
 time = max(elements / rate, bytes / bandwidth of the activations' home) + launch. Elementwise work that
 follows its producer (activation, addition, multiplication) is fused into it by every stack we describe: it
-pays its arithmetic and its second operand, but no launch and no round trip of the first.
+pays its arithmetic and its second operand, but no launch, no barrier and no round trip of the first.
 """
 
 import math
@@ -35,6 +35,7 @@ class VectorCost:
     fixed_cycles: float
     home: int
     units: int
+    fused: bool
 
 
 def vector_costs(
@@ -59,18 +60,19 @@ def vector_cost(
     moved = vector_elements(layer) * machine.stored_bits(act_bits) / 8
     level = machine.levels[home]
     memory = moved / level.bytes_per_cycle
+    fused = is_fused(layer)
     alone = max(layer.elements / rate, memory)
-    spread = max(layer.elements / (rate * available), memory) + machine.sync_cycles
+    spread = max(layer.elements / (rate * available), memory) + (0.0 if fused else machine.sync_cycles)
     used = available if available > 1 and spread < alone else 1
     compute = layer.elements / (rate * used)
-    fixed = machine.sync_cycles if used > 1 else 0.0
-    if not is_fused(layer):
-        fixed += machine.launch_cycles
+    fixed = 0.0
+    if not fused:
+        fixed = machine.launch_cycles + (machine.sync_cycles if used > 1 else 0.0)
     cycles = max(compute, memory) + fixed
     energy = layer.elements * machine.vector_pj + moved * level.pj_per_byte
     energy += machine.static_w * 1e12 / machine.clock_hz * cycles
     bound = "launch" if fixed > max(compute, memory) else "compute" if compute >= memory else level.name
-    return VectorCost(layer.name, layer.op, cycles, energy, bound, compute, moved, fixed, home, used)
+    return VectorCost(layer.name, layer.op, cycles, energy, bound, compute, moved, fixed, home, used, fused)
 
 
 def is_fused(layer: "Layer") -> bool:

@@ -67,7 +67,9 @@ def network(model):
         name, rep = f"{row['idx']}.{row['name']}", int(row["rep"])
         m, n, k = int(row["M"]), int(row["N"]), int(row["K"])
         if row["op"] == "dw":
-            layer = conv(name, int(row["out_e"]), rep, rep, int(row["r"]), int(row["stride"]), rep, (previous,))
+            layer = conv(
+                name, int(row["out_e"]), rep, rep, int(row["r"]), int(row["stride"]), rep, (previous,)
+            )
         elif row["op"] == "conv":
             layer = conv(
                 name, int(row["out_e"]), n, int(row["c"]), int(row["r"]), int(row["stride"]), 1, (previous,)
@@ -79,6 +81,13 @@ def network(model):
         layers.append(layer)
         previous = name
     return layers
+
+
+KINDS = ("norm", "softmax", "activation", "add", "mul", "pool", "embedding", "reduce", "other")
+
+
+def rates(slow, fast):
+    return {kind: fast if kind in ("add", "mul") else slow for kind in KINDS}
 
 
 ALL = frozenset({"linear", "conv2d", "depthwise", "matmul"})
@@ -95,7 +104,7 @@ def systolic(rows=128, columns=128, units=1, dataflow="ws", pipelined=False, **f
         Level("dram", 2**33, fields.pop("dram_rate", 32.0), True, 40.0),
     )
     return Machine(
-        "array", 1e9, units, (engine,), levels, {"add": 64.0, "default": 16.0},
+        "array", 1e9, units, (engine,), levels, rates(16.0, 64.0),
         launch_cycles=fields.pop("launch", 500.0), sync_cycles=fields.pop("sync", 200.0), static_w=0.1,
     )  # fmt: skip
 
@@ -112,5 +121,5 @@ def cpu(units=4, **fields):
         Level("ddr", 2**34, fields.pop("dram_rate", 16.0), True, 60.0),
     )
     return Machine(
-        "cpu", 2e9, units, (engine,), levels, {"add": 16.0, "default": 4.0}, launch_cycles=2000.0, sync_cycles=4000.0
+        "cpu", 2e9, units, (engine,), levels, rates(4.0, 16.0), launch_cycles=2000.0, sync_cycles=4000.0
     )

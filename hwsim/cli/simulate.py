@@ -1,0 +1,196 @@
+"""``hwsim simulate``: replay a plan, or a model in one scheme, on a described device."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hwsim.cli import console
+from hwsim.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hwsim.model.graph import LayerGraph
+    from hwsim.simulate.simulation import Simulation
+    from hwsim.target.schema import Target
+
+
+def simulate(
+    target: Annotated[str, typer.Option("--target", "-t", help="Device: a shipped name or a YAML file.")],
+    plan: Annotated[Path | None, typer.Option(help="A plan.json that hwsim plan wrote.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Instead of a plan: a model's name.")
+    ] = None,
+    scheme: Annotated[str, typer.Option(help="With --model: one scheme for all layers.")] = "w8a8",
+    sweep: Annotated[
+        str | None, typer.Option(help="What if: clock=1GHz:2GHz,units=1:2:4,dram_gbps=10:20.")
+    ] = None,
+    trace: Annotated[Path | None, typer.Option(help="Write a Chrome (Perfetto) trace to this file.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Samples per inference.")] = 1,
+    sequence: Annotated[
+        int | None, typer.Option(min=1, help="Tokens per sample of a language model.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Latency, energy, traffic and memory of one inference, tile by tile.
+
+    Example: hwsim simulate --model resnet50 --scheme w8a8 --target edge_gpu --sweep units=1:2:4
+    """
+    from hwsim.target.load import load_target
+
+    device = load_target(target)
+    run = _runner(plan, model, scheme, batch, sequence)
+    if sweep is not None:
+        _print_sweep(device, sweep, run, json)
+        return
+    simulation = run(device)
+    if trace is not None:
+        from hwsim import files
+        from hwsim.simulate.trace import chrome_trace
+
+        files.write_text(trace, chrome_trace(simulation))
+        console.log().print(f"trace: {trace}")
+    if json:
+        console.print_json(simulation_document(simulation))
+    else:
+        _print_table(simulation)
+
+
+def _runner(
+    plan: Path | None, model: str | None, scheme: str, batch: int, sequence: int | None
+) -> "Callable[[Target], Simulation]":
+    """What to simulate, with its graph loaded."""
+    if (plan is None) == (model is None):
+        raise UserError("give either --plan plan.json or --model NAME")
+    from hwsim.simulate.cycle import simulate_plan, simulate_scheme
+    from hwsim.simulate.graph_source import layer_graph
+    from hwsim.simulate.plan_file import assignments_of, read_plan
+    from quant.scheme import Scheme
+
+    if plan is not None:
+        document = read_plan(console.existing_file(plan, "--plan"))
+        graph = _plan_graph(plan, document.model, batch, sequence)
+        assignments = assignments_of(document)
+        predictors = 1 if document.ensemble is None else document.ensemble.predictors
+        return lambda device: simulate_plan(graph, assignments, predictors, device)
+    parsed = Scheme.parse(scheme)
+    graph = layer_graph(model or "", batch=batch, sequence=sequence)
+    return lambda device: simulate_scheme(graph, parsed, device)
+
+
+def _plan_graph(plan: Path, model: str, batch: int, sequence: int | None) -> "LayerGraph":
+    """The graph that was planned: ``graph.json`` beside the plan, else exported from the plan's model."""
+    from hwsim.model.graph import LayerGraph
+    from hwsim.simulate.graph_source import layer_graph
+
+    beside = plan.with_name("graph.json")
+    if beside.is_file():
+        return LayerGraph.from_json(beside.read_text(encoding="utf-8"))
+    return layer_graph(model, batch=batch, sequence=sequence)
+
+
+def simulation_document(simulation: "Simulation") -> dict[str, Any]:
+    """The simulation as plain data."""
+    from dataclasses import asdict
+
+    document = asdict(simulation)
+    document.pop("timeline")
+    document["seconds"] = simulation.seconds
+    document["total_energy_pj"] = simulation.total_energy_pj
+    document["cost_error"] = simulation.cost_error
+    return document
+
+
+def _print_table(simulation: "Simulation") -> None:
+    from rich.table import Table
+
+    from hwsim.units import format_quantity
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("layer", "kind", "scheme", "engine", "way", "bound"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("cycles", "share", "cost mode", "main memory"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for layer in simulation.layers:
+        difference = (layer.cost_cycles - layer.cycles) / layer.cycles if layer.cycles else 0.0
+        table.add_row(
+            layer.name if simulation.layers[-1].network == 0 else f"{layer.network}:{layer.name}",
+            layer.kind,
+            layer.scheme,
+            layer.engine,
+            layer.way,
+            layer.bound,
+            f"{layer.cycles:,.0f}",
+            f"{100 * layer.cycles / simulation.cycles:.1f} %",
+            f"{100 * difference:+.0f} %",
+            format_quantity(layer.dram_bytes, "bytes") if layer.dram_bytes else "—",
+        )
+    console.out().print(table)
+    for line in summary_lines(simulation):
+        typer.echo(line)
+
+
+def summary_lines(simulation: "Simulation") -> list[str]:
+    """The figures of the whole inference, a line each."""
+    from hwsim.units import format_quantity
+
+    clock = simulation.clock_hz
+    energy = ", ".join(
+        f"{name} {format_quantity(pj * 1e-12, 'energy')}"
+        for name, pj in simulation.energy_pj.items()
+        if pj > 0
+    )
+    traffic = ", ".join(
+        f"{name} {format_quantity(b, 'bytes')}" for name, b in simulation.traffic_bytes.items() if b
+    )
+    return [
+        f"device: {simulation.device}",
+        f"latency: {format_quantity(simulation.seconds, 'time')} ({simulation.cycles:,.0f} cycles; roofline "
+        f"{format_quantity(simulation.roofline_cycles / clock, 'time')}, without overlap "
+        f"{format_quantity(simulation.serial_cycles / clock, 'time')}, cost mode "
+        f"{100 * simulation.cost_error:+.1f} %)",
+        f"energy: {format_quantity(simulation.total_energy_pj * 1e-12, 'energy')} ({energy})",
+        f"traffic: {traffic}",
+        f"weights: {format_quantity(simulation.weight_bytes, 'bytes')} in {simulation.weight_home}; activations in "
+        f"{simulation.activation_home}, peak with weights {format_quantity(simulation.peak_memory_bytes, 'bytes')}",
+        f"BOPs: {format_quantity(float(simulation.bops), 'count')} (each term: MACs × weight bits × activation bits)",
+        "Modelled, not measured on this device.",
+    ]
+
+
+def _print_sweep(device: "Target", text: str, run: "Callable[[Target], Simulation]", json: bool) -> None:
+    from hwsim.simulate.sweep import parse_sweep, sweep
+
+    axes = parse_sweep(text)
+    points = sweep(device, axes, run)
+    if json:
+        console.print_json(
+            [
+                {**p.changes, "seconds": p.simulation.seconds, "energy_pj": p.simulation.total_energy_pj,
+                 "roofline_seconds": p.simulation.roofline_cycles / p.simulation.clock_hz}
+                for p in points
+            ]
+        )  # fmt: skip
+        return
+    from rich.table import Table
+
+    from hwsim.units import format_quantity
+
+    table = Table(box=None, pad_edge=False)
+    for heading in (*axes, "latency", "roofline", "energy", "speed-up"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for point in points:
+        found = point.simulation
+        values = [
+            format_quantity(value, "frequency") if name == "clock" else f"{value:g}"
+            for name, value in point.changes.items()
+        ]
+        table.add_row(
+            *values,
+            format_quantity(found.seconds, "time"),
+            format_quantity(found.roofline_cycles / found.clock_hz, "time"),
+            format_quantity(found.total_energy_pj * 1e-12, "energy"),
+            f"{points[0].simulation.seconds / found.seconds:.2f}x",
+        )
+    console.out().print(table)
