@@ -158,7 +158,9 @@ def float_path(target: TargetDocument) -> FloatPath | None:
     if given is False:
         return None
     if given is None:
-        serves = tuple(kind for kind in PRODUCTS if any(kind in e.serves for e in target.engines))
+        serves: tuple[Product, ...] = tuple(
+            kind for kind in PRODUCTS if any(kind in e.serves for e in target.engines)
+        )
         return FloatPath(max(0.25, _peak_rate(target) * FLOAT_SHARE), 32, serves, software_efficiency(target))
     own = software_efficiency(target) if given.efficiency is None else given.efficiency
     return FloatPath(given.macs_per_cycle, given.bits, given.serves, own)

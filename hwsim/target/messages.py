@@ -52,6 +52,8 @@ def explain(error: ValidationError, read: Read) -> list[tuple[Position, Path, st
                 path = _resolve(_parts(dotted), read.data, keep_last=True)
                 found.append((_position(path, read), path, message))
             continue
+        if details["type"] == "too_short" and len(details["input"]) >= context["min_length"]:
+            continue  # pydantic counts only the entries that are valid; those that are not have errors of their own
         keep_last = details["type"] in ("missing", "union_tag_invalid")
         location = details["loc"]
         if details["type"] == "at_key":
