@@ -1,9 +1,11 @@
 """One exact minimisation over all modes of using the units: prune, bound, solve, compare."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from planner.bounds import SUMS, Bound, Relaxation
 from planner.control import Control
 from planner.entries import ExactTables
 from planner.limits import Limit, tightened
@@ -11,6 +13,8 @@ from planner.prune import Entries, agreeing, class_keys, cost_kinds, fitting, un
 from planner.search import Cuts, Outcome, Problem, Search
 from planner.space import Choice, Space
 from planner.tables import EnsembleChoice
+
+CORE_ENTRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +109,8 @@ def minimise(
             if quantity is None:
                 break
             limits = tightened(limits, Limit(quantity, best.value - 1, 0.0))
-        space = Space(question.exact, mode, entries)
-        counts = replace(counts, solver=counts.solver + sum(len(row) for row in entries))
-        outcome = _solve_mode(question, space, quantity, limits, control, starts)
+        outcome, space = _solve_mode(question, entries, mode, quantity, limits, control, starts)
+        counts = replace(counts, solver=counts.solver + sum(len(row) for row in space.entries))
         if outcome.status == "infeasible":
             continue
         bounds.append(outcome.bound)
@@ -123,14 +126,82 @@ def minimise(
 
 def _solve_mode(
     question: Question,
-    space: Space,
+    entries: Entries,
+    mode: EnsembleChoice | None,
     quantity: str | None,
     limits: Sequence[Limit],
     control: Control,
     starts: Sequence[Pick],
-) -> Outcome:
-    cuts = () if question.cuts is None else tuple((tuple(v), most) for v, most in question.cuts(space))
-    problem = Problem(space, quantity, tuple(limits), cuts)
-    start = next((found for pick in starts if (found := choice_of(space, pick)) is not None), None)
+) -> tuple[Outcome, Space]:
+    """Minimise in one mode: bound, find a good plan among the promising entries, drop the hopeless, prove."""
+    space = Space(question.exact, mode, entries)
+    problem = _problem(question, space, quantity, limits)
+    start = _start(problem, starts)
     least = 0 if quantity is None else max(row.constant for row in space.rows(quantity))
-    return Search(problem, control, start, least).run()
+    if quantity is None or not bounds_pay(space, quantity):
+        return Search(problem, control, start, least).run(), space
+    relaxation = Relaxation(space, quantity, limits)
+    bound = relaxation.bound()
+    if bound.value == math.inf:
+        return Outcome("infeasible"), space
+    least = max(least, math.ceil(bound.value))
+    best = start if start is not None else _from_core(question, space, bound, quantity, limits, control)
+    if best is None:
+        return Search(problem, control, None, least).run(), space
+    value = space.value(quantity, space.assignment(best))
+    kept = [
+        [entry for entry, low in zip(row, lows, strict=True) if low <= value]
+        for row, lows in zip(space.entries, bound.with_entry, strict=True)
+    ]
+    pick = pick_of(space, best)
+    if not all(kept):
+        return Outcome("optimal", best, value, value), space
+    small = Space(question.exact, mode, kept)
+    return Search(
+        _problem(question, small, quantity, limits), control, choice_of(small, pick), least
+    ).run(), small
+
+
+def bounds_pay(space: Space, quantity: str) -> bool:
+    """Whether the relaxation knows the objective and the space is not trivial."""
+    return quantity in SUMS and sum(len(row) for row in space.entries) > 2 * len(space.entries)
+
+
+def _problem(question: Question, space: Space, quantity: str | None, limits: Sequence[Limit]) -> Problem:
+    cuts = () if question.cuts is None else tuple((tuple(v), most) for v, most in question.cuts(space))
+    return Problem(space, quantity, tuple(limits), cuts)
+
+
+def _start(problem: Problem, starts: Sequence[Pick]) -> Choice | None:
+    """The best of the given plans that this problem admits."""
+    space, quantity = problem.space, problem.quantity
+    found: list[tuple[int, Choice]] = []
+    for pick in starts:
+        choice = choice_of(space, pick)
+        if choice is not None:
+            chosen = space.assignment(choice)
+            if problem.admits(chosen):
+                found.append((0 if quantity is None else space.value(quantity, chosen), choice))
+    return min(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def _from_core(
+    question: Question, space: Space, bound: Bound, quantity: str, limits: Sequence[Limit], control: Control
+) -> Choice | None:
+    """A good plan from the entries that the relaxation holds most promising."""
+    lows = sorted(low for row in bound.with_entry for low in row.tolist())
+    share = CORE_ENTRIES * len(space.entries)
+    while share < len(lows) and not control.stopped:
+        core = [
+            [entry for entry, low in zip(row, own, strict=True) if low <= lows[share]]
+            for row, own in zip(space.entries, bound.with_entry, strict=True)
+        ]
+        if all(core):
+            small = Space(question.exact, space.mode, core)
+            problem = _problem(question, small, quantity, limits)
+            least = max(row.constant for row in small.rows(quantity))
+            outcome = Search(problem, control, None, least, coarse=True).run()
+            if outcome.choice is not None:
+                return choice_of(space, pick_of(small, outcome.choice))
+        share *= 3
+    return None

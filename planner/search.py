@@ -54,9 +54,11 @@ class Problem:
 
 
 class Search:
-    """The rounds of one exact minimisation."""
+    """The rounds of one exact minimisation; ``coarse`` is content with the first plan proven to 2^-34."""
 
-    def __init__(self, problem: Problem, control: Control, start: Choice | None, least: int) -> None:
+    def __init__(
+        self, problem: Problem, control: Control, start: Choice | None, least: int, coarse: bool = False
+    ) -> None:
         self.problem = problem
         self.space = problem.space
         self.control = control
@@ -65,6 +67,7 @@ class Search:
         self.chosen: list[int] = []
         self.value: int | None = None
         self.bound = least
+        self.coarse = coarse
         self.prefix: list[tuple[int, int]] = []
         if start is not None:
             self._keep(start)
@@ -168,7 +171,7 @@ class Search:
             if answer.status == "optimal" and accepted:
                 low = _cut_sum(row, self.space.assignment(answer.choice), shift)
             self.bound = max(self.bound, (low << shift) + row.constant)
-            if answer.status != "optimal":
+            if answer.status != "optimal" or (accepted and self.coarse):
                 break
             if accepted and not self._closed():
                 shift = self._next_shift(row, shift, low)
