@@ -1,0 +1,70 @@
+"""Data from the user's own code: `module.py:function` returns an iterable of samples.
+
+Each sample is `inputs` or `(inputs, label)`; inputs are one array or tensor, or a tuple of them, without the
+batch dimension and already prepared for the model. The function is called once for every pass over the data.
+"""
+
+import importlib.util
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from hwsim.data.dataset import DataRecord, Dataset, InputForm, Sample, check_shape, sha256_of_parts
+from hwsim.errors import UserError
+
+
+def open_callback(spec: str, form: InputForm, limit: int | None) -> Dataset:
+    """Samples of `FILE.py:FUNCTION`; the sha256 covers the tensors that it returned."""
+    path, _, name = spec.rpartition(":")
+    function = _load(Path(path), name, spec)
+    count, labelled = 0, True
+
+    def stream() -> Iterator[Sample]:
+        made: Iterable[Any] = function()
+        return (_sample(item, form, spec) for item in islice(made, limit))
+
+    def parts() -> Iterator[tuple[str, bytes]]:
+        nonlocal count, labelled
+        for inputs, label in stream():
+            count += 1
+            labelled = labelled and label is not None
+            for tensor in (*inputs, *(() if label is None else (label,))):
+                yield str(tuple(tensor.shape)), tensor.contiguous().numpy().tobytes()
+
+    try:
+        digest = sha256_of_parts(parts())
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{spec}: {type(error).__name__}: {error}") from error
+    if not count:
+        raise UserError(f"{spec}: returned no samples")
+    return Dataset(DataRecord(spec, "function", count, digest, labelled, "by the function"), stream)
+
+
+def _load(path: Path, name: str, spec: str) -> Any:
+    module_spec = importlib.util.spec_from_file_location(f"hwsim_data_{path.stem}", path)
+    if not path.is_file() or module_spec is None or module_spec.loader is None:
+        raise UserError(f"{spec}: no Python file {path}; write FILE.py:FUNCTION")
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{spec}: {type(error).__name__}: {error}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise UserError(f"{spec}: {path.name} has no function {name!r}")
+    return function
+
+
+def _sample(item: Any, form: InputForm, spec: str) -> Sample:
+    import torch
+
+    inputs, label = item if isinstance(item, tuple) and len(item) == 2 else (item, None)
+    given = inputs if isinstance(inputs, tuple | list) else (inputs,)
+    tensors = tuple(
+        torch.as_tensor(value).to(example.dtype) for value, example in zip(given, form.examples, strict=False)
+    )
+    check_shape(tensors, form, spec)
+    return tensors, None if label is None else torch.as_tensor(label).to(torch.int64)

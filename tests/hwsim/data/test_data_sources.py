@@ -1,0 +1,200 @@
+"""Images, arrays, text and user functions: what is read, in which order, how it is prepared and recorded."""
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hwsim.data.dataset import IGNORED, InputForm
+from hwsim.data.images import ImageForm
+from hwsim.data.open import open_data
+from hwsim.data.tokenizer import load_tokenizer
+from hwsim.errors import UserError
+from tests.shared_data import shared
+
+IMAGES = InputForm((torch.zeros(2, 3, 8, 8),), {"mean": (0.5,) * 3, "std": (0.25,) * 3, "crop_pct": 0.8})
+TOKENS = InputForm((torch.zeros(2, 6, dtype=torch.long),), {"vocab_size": 600})
+
+
+def pixels(seed, height=8, width=8):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def png(array):
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_zip_with_labels_is_cropped_and_normalised_in_table_order(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("labels.csv", "file,label\nb.png,7\na.png,3\n")
+        for seed, name in enumerate(("a.png", "b.png")):
+            archive.writestr(name, png(pixels(seed, 9, 9)))
+    data = open_data(str(path), IMAGES)
+    batch = next(iter(data.batches(2)))
+    assert batch.labels.tolist() == [7, 3] and batch.valid == 2
+    expected = (pixels(1, 9, 9)[:8, :8].transpose(2, 0, 1) / 255 - 0.5) / 0.25
+    assert np.allclose(batch.inputs[0][0].numpy(), expected, atol=1e-6)
+    assert data.record.count == 2 and data.record.labelled and len(data.record.sha256) == 64
+
+
+def test_class_folders_give_sorted_labels_and_limits_keep_classes_balanced(tmp_path):
+    for name in ("zebra", "ape"):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            (tmp_path / name / f"{i}.png").write_bytes(png(pixels(i)))
+    data = open_data(str(tmp_path), IMAGES, limit=4)
+    assert [int(label) for _, label in data.samples()] == [0, 1, 0, 1]
+    all_of_it = open_data(str(tmp_path), IMAGES)
+    assert all_of_it.record.count == 6 and all_of_it.record.sha256 != data.record.sha256
+
+
+def test_last_batch_is_filled_up_and_says_so(tmp_path):
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(png(pixels(i)))
+    batches = list(open_data(str(tmp_path), IMAGES).batches(2))
+    assert [batch.valid for batch in batches] == [2, 1] and batches[0].labels is None
+    assert torch.equal(batches[1].inputs[0][0], batches[1].inputs[0][1])
+
+
+def test_preparation_resizes_like_timm():
+    """Short side to size / crop_pct, then centre crop; compared with timm's own transform."""
+    from hwsim.model.torchvision_shim import declare_missing_operators
+
+    declare_missing_operators()
+    from timm.data.transforms_factory import create_transform
+
+    image = Image.fromarray(pixels(0, 60, 40))
+    form = ImageForm(16, 16, (0.5,) * 3, (0.25,) * 3, 0.8, "bicubic")
+    reference = create_transform(
+        (3, 16, 16), mean=(0.5,) * 3, std=(0.25,) * 3, crop_pct=0.8, interpolation="bicubic"
+    )
+    assert torch.allclose(form.prepare(image), reference(image), atol=1e-5)
+
+
+def test_npz_of_pixels_equals_the_same_images_in_a_folder(tmp_path):
+    stack = np.stack([pixels(i) for i in range(3)])
+    np.savez(tmp_path / "x.npz", x=stack, y=np.array([4, 5, 6]))
+    (tmp_path / "folder").mkdir()
+    for i in range(3):
+        (tmp_path / "folder" / f"{i}.png").write_bytes(png(stack[i]))
+    arrays, folder = (open_data(str(tmp_path / name), IMAGES) for name in ("x.npz", "folder"))
+    for (a, label), (b, _) in zip(arrays.samples(), folder.samples(), strict=True):
+        assert torch.equal(a[0], b[0]) and int(label) in (4, 5, 6)
+
+
+def test_npz_of_floats_is_taken_as_it_is(tmp_path):
+    value = np.random.default_rng(0).normal(size=(5, 3, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", x=value)
+    data = open_data(str(tmp_path / "x.npz"), IMAGES, limit=4)
+    assert torch.equal(torch.stack([s[0][0] for s in data.samples()]), torch.from_numpy(value[:4]))
+
+
+def test_pickled_arrays_are_refused(tmp_path):
+    np.savez(tmp_path / "bad.npz", x=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(UserError, match="plain arrays"):
+        open_data(str(tmp_path / "bad.npz"), IMAGES)
+
+
+def test_token_sequences_are_cut_padded_and_shifted(tmp_path):
+    np.savez(tmp_path / "t.npz", ids=np.arange(1, 13, dtype=np.int16), offsets=np.array([0, 8, 12]))
+    (first, label), (second, other) = open_data(str(tmp_path / "t.npz"), TOKENS).samples()
+    assert first[0].tolist() == [1, 2, 3, 4, 5, 6] and label.tolist() == [2, 3, 4, 5, 6, IGNORED]
+    assert second[0].tolist() == [9, 10, 11, 12, 0, 0]
+    assert other.tolist() == [10, 11, 12, IGNORED, IGNORED, IGNORED]
+
+
+def test_masks_cover_the_real_tokens(tmp_path):
+    form = InputForm((*TOKENS.examples, torch.ones(2, 6, dtype=torch.long)), TOKENS.data_config)
+    np.savez(tmp_path / "t.npz", ids=np.arange(1, 5), offsets=np.array([0, 4]))
+    ((inputs, _),) = open_data(str(tmp_path / "t.npz"), form).samples()
+    assert inputs[1].tolist() == [1, 1, 1, 1, 0, 0]
+
+
+def test_tokens_of_another_vocabulary_are_refused(tmp_path):
+    np.savez(tmp_path / "t.npz", ids=np.array([1, 700]), offsets=np.array([0, 2]))
+    with pytest.raises(UserError, match="token 700 is outside"):
+        open_data(str(tmp_path / "t.npz"), TOKENS)
+
+
+def test_piece_tokenizer_merges_the_highest_score_first(tmp_path):
+    pieces = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{i:02X}>" for i in range(256)),
+        " ",
+        "a",
+        "b",
+        "ab",
+        "ba",
+        " a",
+        "aba",
+    ]
+    scores = [0.0] * 259 + [0, 0, 0, 1.0, 3.0, 2.0, 9.0]
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps({"pieces": pieces, "scores": scores}))
+    encode = load_tokenizer(path)
+    named = [pieces[i] for i in encode("aba")]
+    assert named == ["<s>", " ", "aba"]  # ba (3) before ab (1), then aba (9) before " a" (2)
+    assert encode("é")[2:] == [0xC3 + 3, 0xA9 + 3]
+
+
+def test_stories_tokenizer_reproduces_the_published_ids():
+    encode = load_tokenizer(shared("data/models/stories260k_tokenizer.json"))
+    archive = np.load(shared("data/text/tinystories_a_tok512.npz"), allow_pickle=False)
+    text = shared("data/text/tinystories_a.txt").read_text(encoding="utf-8")
+    story = archive["ids"][archive["offsets"][0] : archive["offsets"][1]].tolist()
+    assert encode(text[:300])[:50] == story[:50]
+
+
+def test_text_needs_a_tokenizer_and_becomes_windows(tmp_path):
+    (tmp_path / "a.txt").write_text("once upon a time there was a small house " * 3)
+    with pytest.raises(UserError, match="--tokenizer"):
+        open_data(str(tmp_path / "a.txt"), TOKENS)
+    tokenizer = shared("data/models/stories260k_tokenizer.json")
+    data = open_data(str(tmp_path / "a.txt"), TOKENS, tokenizer=tokenizer)
+    windows = [inputs[0].tolist() for inputs, _ in data.samples()]
+    assert len(windows) > 3 and all(len(window) == 6 for window in windows)
+    assert [token for window in windows for token in window] == load_tokenizer(tokenizer)(
+        (tmp_path / "a.txt").read_text().strip()
+    )[: 6 * len(windows)]
+
+
+def test_user_function(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\n"
+        "def samples():\n    return ((np.full((3, 8, 8), i, dtype=np.float64), i) for i in range(5))\n"
+        "def wrong():\n    return [np.zeros((3, 4, 4))]\n"
+    )
+    data = open_data(f"{tmp_path}/mine.py:samples", IMAGES, limit=3)
+    assert [int(label) for _, label in data.samples()] == [0, 1, 2] and data.record.count == 3
+    assert next(iter(data.samples()))[0][0].dtype == torch.float32
+    with pytest.raises(UserError, match="the model takes"):
+        open_data(f"{tmp_path}/mine.py:wrong", IMAGES)
+    with pytest.raises(UserError, match="no function"):
+        open_data(f"{tmp_path}/mine.py:absent", IMAGES)
+
+
+@pytest.mark.parametrize(
+    "name, message", [("none", "no such file"), ("a.bin", "pass a folder"), ("empty", "no images")]
+)
+def test_what_cannot_be_read_is_named(tmp_path, name, message):
+    (tmp_path / "a.bin").write_bytes(b"")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=message):
+        open_data(str(tmp_path / name), IMAGES)
+    with pytest.raises(UserError, match="--limit"):
+        open_data(str(tmp_path / "empty"), IMAGES, limit=0)
+
+
+def test_images_for_a_text_model_are_refused(tmp_path):
+    (tmp_path / "0.png").write_bytes(png(pixels(0)))
+    with pytest.raises(UserError, match="images were given"):
+        open_data(str(tmp_path), TOKENS)
