@@ -138,7 +138,7 @@ def _profile_layer(
         macs=layer.macs,
         groups=layer.groups,
         squared_gradient=found.squared_gradient,
-        column_moments=found.moments,
+        column_moments=found.moments if layer.groups == 1 else None,
     )
     weights = {
         option.scheme: WeightError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from hwsim.errors import UserError
 from hwsim.stages.request import Widths
-from quant.scheme import Scheme
+from quant.scheme import Axis, Scheme
 
 if TYPE_CHECKING:
     from hwsim.model.graph import Layer
@@ -32,14 +32,14 @@ def product_kind(layer: "Layer") -> "Product":
     return layer.kind
 
 
-def expansions(weight_bits: int, act_bits: int) -> list[Scheme]:
+def expansions(weight_bits: int, act_bits: int, axes: tuple[Axis, ...]) -> list[Scheme]:
     """Order 1 and every expansion worth offering on this pair of widths."""
     schemes = [Scheme(weight_bits, act_bits)]
     if weight_bits < 2:
         return schemes
     if 2 * weight_bits <= MAX_DIGIT_BITS:
         schemes.append(Scheme(weight_bits, act_bits, order=2))
-        for axis in ("rows", "columns"):
+        for axis in axes:
             schemes += [Scheme(weight_bits, act_bits, 2, (share,), axis) for share in _SPARSE_SHARES]
     if weight_bits + 1 <= MAX_DIGIT_BITS and weight_bits <= 4:
         schemes.append(Scheme(weight_bits, act_bits, order=2, binary_last=True))
@@ -52,6 +52,8 @@ def expansions(weight_bits: int, act_bits: int) -> list[Scheme]:
 def layer_schemes(layer: "Layer", target: "Target", widths: Widths) -> list[Scheme]:
     """All schemes offered for one product layer, cheapest widths first; may be empty."""
     kind = product_kind(layer)
+    # the groups of a grouped convolution read different columns: only its rows can be left out
+    axes: tuple[Axis, ...] = ("rows", "columns") if layer.groups == 1 else ("rows",)
     schemes: list[Scheme] = []
     for weight_bits, act_bits in target.legal_widths(kind):
         if max(weight_bits, act_bits) > 16 or act_bits < 2 or not widths.allow(weight_bits, act_bits):
@@ -59,7 +61,7 @@ def layer_schemes(layer: "Layer", target: "Target", widths: Widths) -> list[Sche
         if kind == "matmul":
             schemes.append(Scheme(weight_bits, act_bits))
         else:
-            schemes += expansions(weight_bits, act_bits)
+            schemes += expansions(weight_bits, act_bits, axes)
     if target.float_path is not None:
         schemes.append(Scheme.parse("fp"))
     return schemes

@@ -1,0 +1,182 @@
+"""``hwsim plan`` as a user meets it: the files, the exit codes, the one-line mistakes."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from hwsim.cli.main import run
+
+ROOT = Path(__file__).resolve().parents[3]
+CONV = f"{ROOT}/tests/small_models.py:conv_net"
+VIT = f"{ROOT}/tests/small_models.py:transformer"
+FILES = ("plan.json", "tables.json", "profile.json", "report.json", "report.html", "report.md", "trace.json")
+
+
+def plan(*arguments: str) -> int:
+    return run(["--quiet", "plan", *arguments])
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory):
+    out = tmp_path_factory.mktemp("plan")
+    assert plan("--target", "edge_gpu.yaml", "--model", VIT, "-o", str(out)) == 0
+    return out
+
+
+def test_writes_all_files(planned):
+    assert sorted(os.listdir(planned)) == sorted(FILES)
+    for name in FILES:
+        if name.endswith(".json"):
+            json.loads((planned / name).read_text())
+
+
+def test_same_seed_same_bytes(planned, tmp_path):
+    assert plan("--target", "edge_gpu.yaml", "--model", VIT, "-o", str(tmp_path)) == 0
+    for name in ("plan.json", "tables.json", "profile.json", "trace.json"):
+        assert (tmp_path / name).read_bytes() == (planned / name).read_bytes(), name
+
+
+def test_resume_reuses_the_profile_and_gives_the_same_plan(planned, tmp_path, monkeypatch):
+    from hwsim.stages import error_profile
+
+    (tmp_path / "profile.json").write_bytes((planned / "profile.json").read_bytes())
+
+    def never(*_args: object, **_kwargs: object) -> None:
+        raise AssertionError("profiled again")
+
+    monkeypatch.setattr(error_profile, "profile_errors", never)
+    assert plan("--target", "edge_gpu.yaml", "--model", VIT, "-o", str(tmp_path), "--resume") == 0
+    assert (tmp_path / "plan.json").read_bytes() == (planned / "plan.json").read_bytes()
+
+
+def test_default_is_as_accurate_as_uniform_w8a8_and_not_slower(planned):
+    report = json.loads((planned / "report.json").read_text())
+    rows = {row["name"]: row for row in report["comparison"]}
+    assert rows["this plan"]["error"] <= rows["uniform w8a8"]["error"] * (1 + 1e-6)
+    assert report["validation"]["predicted_cycles"] <= rows["uniform w8a8"]["cycles"] * 1.15
+
+
+def test_plan_and_report_name_the_same_layers(planned):
+    document = json.loads((planned / "plan.json").read_text())
+    report = json.loads((planned / "report.json").read_text())
+    products = [row["name"] for row in report["layers"] if row["error"] is not None]
+    assert [layer["name"] for layer in document["layers"]] == products
+
+
+def test_plan_holds_no_wall_clock_or_path(planned, tmp_path_factory):
+    text = (planned / "plan.json").read_text()
+    assert str(planned) not in text
+    assert not {"seconds", "time", "date"} & set(json.loads(text))
+
+
+def test_html_is_one_file_without_network(planned):
+    links: list[str] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            found = dict(attrs)
+            links.extend(found[key] for key in ("src", "href") if key in found and tag != "use")
+
+    text = (planned / "report.html").read_text()
+    Reader().feed(text)
+    assert all(link.startswith("#") or link == "trace.json" for link in links)
+    assert "<script" not in text
+    assert len(text) < 1_500_000
+
+
+def test_infeasible_limit_exits_3_and_writes_no_plan(tmp_path, capsys):
+    code = plan("--target", "edge_gpu", "--model", CONV, "-o", str(tmp_path), "--max-latency", "1ns")
+    assert code == 3
+    message = capsys.readouterr().err.strip()
+    assert "latency" in message
+    assert not (tmp_path / "plan.json").exists()
+    assert json.loads((tmp_path / "infeasible.json").read_text())
+
+
+def test_latency_limit_holds_in_the_replay(tmp_path):
+    free = tmp_path / "free"
+    assert plan("--target", "mobile_cpu", "--model", VIT, "-o", str(free), "--objective", "latency") == 0
+    fastest = json.loads((free / "report.json").read_text())["validation"]["simulated_cycles"]
+    clock = json.loads((free / "report.json").read_text())["clock_hz"]
+    limit = 1.2 * fastest / clock
+    tight = tmp_path / "tight"
+    code = plan(
+        "--target",
+        "mobile_cpu",
+        "--model",
+        VIT,
+        "-o",
+        str(tight),
+        "--max-latency",
+        f"{limit * 1e9:.3f}ns",
+        "--strict",
+    )
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--target", "nosuch.yaml", "--model", CONV], "nosuch.yaml"),
+        (["--target", "edge_gpu", "--model", "vit_bb"], "did you mean vit_b"),
+        (["--target", "edge_gpu", "--model", CONV, "--max-latency", "4"], "--max-latency"),
+        (["--target", "edge_gpu", "--model", CONV, "--max-energy", "4ms"], "--max-energy"),
+        (["--target", "edge_gpu", "--model", CONV, "--bits", "w4"], "--bits"),
+        (["--target", "edge_gpu", "--model", CONV, "--objective", "speed"], "--objective"),
+        (["--target", "edge_gpu", "--model", CONV, "--weights", "missing.safetensors"], "no such file"),
+        (["--target", "edge_gpu", "--model", CONV, "--weights", "."], "directory"),
+        (["--target", "edge_gpu", "--model", "missing.py:net"], "missing.py"),
+        (["--target", "edge_gpu", "--model", CONV, "--pin", "nosuchlayer=w8a8"], "nosuchlayer"),
+        (["--target", "edge_gpu"], "--model"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(arguments, says, tmp_path, capsys):
+    assert plan(*arguments, "-o", str(tmp_path / "out")) == 2
+    message = capsys.readouterr().err.strip()
+    assert says in message
+    assert message.count("\n") == 0
+    assert "Traceback" not in message
+    assert not (tmp_path / "out" / "plan.json").exists()
+
+
+class Bomb:
+    def __reduce__(self):
+        return (os.system, ("touch exploded",))
+
+
+def test_pickle_bomb_is_refused_and_does_not_go_off(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bomb.pth").write_bytes(pickle.dumps({"head.weight": Bomb()}))
+    assert plan("--target", "edge_gpu", "--model", CONV, "--weights", "bomb.pth", "-o", "out") == 2
+    assert "bomb.pth" in capsys.readouterr().err
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_output_directory_that_is_a_file(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert plan("--target", "edge_gpu", "--model", CONV, "-o", str(tmp_path / "file")) == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
+def test_dry_run_writes_nothing(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert plan("--target", "edge_gpu", "--model", CONV, "-o", str(out), "--dry-run", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["products"] == 4
+    assert not out.exists()
+
+
+def test_json_goes_to_stdout_alone(tmp_path):
+    code = "from hwsim.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "plan", "--target", "mcu_m7", "--model", CONV, "-o", str(tmp_path), "--json"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    report = json.loads(done.stdout)
+    assert report["schema_version"] == 1
+    assert report["target"] == "mcu_m7"
