@@ -11,6 +11,7 @@ Three exact rules, repeated until nothing changes:
 """
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from operator import itemgetter, le
 
 from planner.entries import ACTIVATIONS, BOPS, ENERGY, ERROR, LATENCY, WEIGHTS, Entry, ExactTables
 from planner.limits import Limit
@@ -122,30 +123,29 @@ def undominated(
 
 
 def _front(entries: Sequence[Entry], kinds: Sequence[int]) -> list[Entry]:
-    def signature(entry: Entry) -> tuple[int, ...]:
-        return tuple(entry.costs[kind] for kind in kinds)
-
-    with_later = LATENCY in kinds
-    ordered = sorted(entries, key=lambda e: (signature(e), _later(e), e.costs, e.option, e.base))
+    """The entries that no earlier one covers, in an order in which only earlier ones can cover later ones."""
+    with_later = LATENCY in kinds and any(entry.later for entry in entries)
+    costs = itemgetter(*kinds) if len(kinds) > 1 else _single(kinds)
+    keyed = [(costs(e.costs), _later(e), e.costs, e.option, e.base, e) for e in entries]
+    keyed.sort(key=itemgetter(0, 1, 2, 3, 4))
     front: list[tuple[tuple[int, ...], tuple[int, ...], Entry]] = []
-    for entry in ordered:
-        costs, later = signature(entry), _later(entry) if with_later else ()
-        if not any(_covers(one, terms, costs, later) for one, terms, _ in front):
-            front.append((costs, later, entry))
+    for own, later, _, _, _, entry in keyed:
+        for one, terms, _ in front:
+            if all(map(le, one, own)) and (not with_later or _covers(terms, later)):
+                break
+        else:
+            front.append((own, later, entry))
     return [entry for _, _, entry in front]
+
+
+def _single(kinds: Sequence[int]) -> Callable[[tuple[int, ...]], tuple[int, ...]]:
+    return lambda costs: tuple(costs[kind] for kind in kinds)
 
 
 def _later(entry: Entry) -> tuple[int, ...]:
     return tuple(sorted(entry.later, reverse=True))
 
 
-def _covers(
-    one: tuple[int, ...], one_later: tuple[int, ...], other: tuple[int, ...], other_later: tuple[int, ...]
-) -> bool:
-    """Whether the first costs no more than the second everywhere."""
-    if len(one_later) > len(other_later):
-        return False
-    for left, right in zip(one, other, strict=True):
-        if left > right:
-            return False
-    return all(left <= right for left, right in zip(one_later, other_later, strict=False))
+def _covers(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether later terms can stand for others, the largest for the largest."""
+    return len(one) <= len(other) and all(map(le, one, other))

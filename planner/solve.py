@@ -4,7 +4,6 @@
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -182,9 +181,8 @@ def proof_of(exact: ExactTables, quantity: str, decision: Decision) -> Proof:
 
 
 def tables_digest(tables: Tables) -> str:
-    """SHA-256 of the tables' canonical JSON."""
-    text = json.dumps(tables.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    """SHA-256 of the tables' JSON as pydantic writes it."""
+    return hashlib.sha256(tables.model_dump_json().encode()).hexdigest()
 
 
 def _unsolved(control: Control) -> str:
