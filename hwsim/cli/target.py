@@ -40,8 +40,8 @@ def list_(json: Json = False) -> None:
             row["class"],
             f"{row['units']}",
             _clock(target.clock_hz),
-            f"{row['peak_int8_tops']:.3g}" if row["peak_int8_tops"] else "—",
-            f"{row['memory_bytes_per_second'] / 1e9:.3g}",
+            _number(row["peak_int8_tops"]),
+            _number(row["memory_bytes_per_second"] / 1e9),
             _widths(target.legal_widths("linear")),
             target.description,
         )
@@ -160,6 +160,11 @@ def _summary(target: "Target") -> dict[str, Any]:
         "power_w": target.power_w,
         "sha256": target.sha256,
     }
+
+
+def _number(value: float) -> str:
+    """Three digits, never an exponent; a dash for what there is not."""
+    return f"{value:.3g}" if 1e-3 <= value < 1000 else f"{value:.0f}" if value else "—"
 
 
 def _clock(hertz: float) -> str:

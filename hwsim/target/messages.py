@@ -3,6 +3,7 @@
 They read ``edge_gpu.yaml:6:5 engines.0.macs_per_cycle: must be greater than 0``.
 """
 
+import re
 from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
@@ -67,8 +68,14 @@ def explain(error: ValidationError, read: Read) -> list[tuple[Position, Path, st
 
 def line(source: str, position: Position, path: Path, message: str) -> str:
     """One error as it is printed."""
-    dotted = ".".join(str(part) for part in path) or "document"
-    return f"{source}:{position[0]}:{position[1]} {dotted}: {message}"
+    dotted = ".".join(_word(part) for part in path) or "document"
+    return f"{source}:{position[0]}:{position[1]} {dotted}: {' '.join(message.split())}"
+
+
+def _word(part: str | int) -> str:
+    """A part of a path; a field name that is no plain word (a slip of punctuation) is shown quoted and short."""
+    text = str(part)
+    return text if re.fullmatch(r"[\w\[\]()/+-]{1,64}", text) else repr(text[:40]).replace(" ", "·")
 
 
 def _parts(dotted: str) -> Path:
