@@ -30,11 +30,13 @@ def open_attention(module: fx.GraphModule) -> None:
 def _open_attention(module: fx.GraphModule, node: fx.Node, masks: dict[Any, fx.Node | None]) -> None:
     query, key, values = node.args[:3]
     mask, causal = rewrite.argument(node, 3, "attn_mask"), rewrite.argument(node, 5, "is_causal", False)
-    scale = node.kwargs.get("scale") or 1.0 / math.sqrt(rewrite.shape(query)[-1])
+    scale = node.kwargs.get("scale")
+    scale = 1.0 / math.sqrt(rewrite.shape(query)[-1]) if scale is None else scale
     if node.kwargs.get("enable_gqa", False):
         heads = rewrite.shape(query)[-3]
         key, values = _repeat_heads(node, key, heads), _repeat_heads(node, values, heads)
-    query = rewrite.emit(node, aten.mul.Tensor, query, scale)
+    if scale != 1.0:
+        query = rewrite.emit(node, aten.mul.Tensor, query, scale)
     turned = rewrite.emit(node, aten.transpose.int, key, -2, -1)
     scores = rewrite.emit(node, aten.matmul.default, query, turned)
     if causal:

@@ -26,7 +26,6 @@ from hwsim.model.torchvision_shim import declare_missing_operators
 log = logging.getLogger(__name__)
 
 Device = Literal["cpu", "meta"]
-SHAPES_ONLY_PARAMETERS = 2e9  # above this a network without a weights file is planned from shapes alone
 
 
 @dataclass(frozen=True)

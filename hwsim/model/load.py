@@ -40,7 +40,7 @@ from hwsim.model.pretrained import load_pretrained
 from hwsim.model.products import normalise_products
 from hwsim.model.random_statistics import set_batch_statistics
 from hwsim.model.simplify import clean, drop_neutral_masks, fold_constants
-from hwsim.model.sources import ModelSource, parse_source
+from hwsim.model.sources import SHAPES_ONLY, ModelSource, parse_source
 from hwsim.model.weights import WeightsInfo, fill_random, load_file, sha256_of_file, sha256_of_tensors
 
 log = logging.getLogger(__name__)
@@ -98,6 +98,9 @@ def load_model(
         raise UserError(f"--model {spec}: batch and sequence must be at least 1")
     if source.source == "pt2":
         return _load_program(source, weights)
+    if weights is None and source.resolved in SHAPES_ONLY and device != "meta":
+        log.warning("%s: planned from its shapes alone, without weights", source.resolved)
+        device = "meta"
     built = build(source, device, batch, sequence)
     info = _give_weights(source, built, weights, seed)
     program = export_program(built.module, built.args, built.kwargs, source.resolved)

@@ -53,7 +53,7 @@ def clean(module: fx.GraphModule) -> None:
             continue
         if node.target in _CHECKS:
             graph.erase_node(node)
-        elif node.target in _IDENTITIES or _is_null_cast(node):
+        elif node.target in _IDENTITIES or _is_null_cast(node) or _is_null_pad(node):
             rewrite.replace(node, node.args[0])
         elif node.target in _RESHAPES:
             node.target = aten.reshape.default
@@ -66,6 +66,12 @@ def _is_null_cast(node: fx.Node) -> bool:
         return False
     source = rewrite.tensors(node.args[0])
     return bool(source) and source[0].dtype == rewrite.tensors(node)[0].dtype
+
+
+def _is_null_pad(node: fx.Node) -> bool:
+    if node.target not in (aten.pad.default, aten.constant_pad_nd.default):
+        return False
+    return not any(node.args[1])
 
 
 def _make_functional(node: fx.Node) -> None:

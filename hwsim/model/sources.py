@@ -47,6 +47,9 @@ SHORT_NAMES: dict[str, str] = {
     "opt_350m": "hf:facebook/opt-350m",
     "llama_7b": "hf:huggyllama/llama-7b",
 }
+SHAPES_ONLY = frozenset(
+    {"hf:huggyllama/llama-7b"}
+)  # 27 GB in float32: planned without weights unless a file is given
 Value = str | int | float | bool | None
 
 _ARGUMENTS = re.compile(r"(?P<head>.*)\[(?P<body>[^\[\]]*)\]")

@@ -117,7 +117,9 @@ def test_products_are_normalised_and_everything_is_named(family):
         if node.op != "call_function":
             continue
         text = str(node.target)
-        assert not any(word in text for word in ("scaled_dot", "dropout", "addmm", ".bmm", ".mm.", "einsum")), text
+        assert not any(
+            word in text for word in ("scaled_dot", "dropout", "addmm", ".bmm", ".mm.", "einsum")
+        ), text
         assert not getattr(node.target, "_schema", None) or not node.target._schema.is_mutable, text
         if node.target in (aten.linear.default, aten.conv2d.default):
             assert node.args[1].target in state
