@@ -31,6 +31,10 @@ def product_cycles(engine: Row, instances: int, m: int, n: int, k: int, window: 
     efficiency, startup = engine[col.E_EFFICIENCY], engine[col.E_STARTUP]
     if engine[col.E_KIND] == 0:
         arrays = engine[col.E_ARRAYS]
+        if n == 1 and instances > 1 and window > 0 and engine[col.E_DATAFLOW] == 1:
+            # Depthwise: channels lie block-diagonally on the array, k rows and one column each.
+            side = max(1, min(rows // k, columns, instances))
+            instances, k, n = ceil_div(instances, side), k * side, side
         pack = rate / (rows * columns * arrays)  # products of one element a cycle: laid along k
         depth = ceil_div(k, int(pack)) if pack >= 2 else k
         on_rows, on_columns, through = depth, n, m

@@ -4,6 +4,7 @@ Slow and readable: units are objects that know what they would ask for next, mem
 one request at a time. Tests compare the two on random layers, to the last digit.
 """
 
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import Literal
@@ -192,7 +193,7 @@ def run_reference(
 ) -> tuple[float, NDArray[np.float64]]:
     """Last cycle, and the events of each job as the compiled engine reports them."""
     made = [_job(row, index) for index, row in enumerate(jobs.tolist())]
-    units = [Unit(made[first:last]) for first, last in zip(first_job[:-1], first_job[1:], strict=True)]
+    units = [Unit(made[first:last]) for first, last in itertools.pairwise(first_job)]
     cycles = Device(units, levels, step_sync, prefetch).run()
     events = np.zeros((len(made), col.EVENT_COLUMNS))
     for job in made:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from hwsim.model.graph import Layer
 
 MAX_TILES = 1024  # longer streams are merged: their middle repeats itself
+MAX_REPRESENTATIVES = 16  # of equal units with equal work; each carries its share of the shared traffic
 
 
 class Assignment(Protocol):
@@ -300,12 +301,12 @@ def _assemble(
             machine, results[part.row], part.lane, part.step, unit, int(results[part.row, col.R_UNITS])
         )
         for part in builder.parts
-        for unit in part.units[: int(results[part.row, col.R_UNITS])]
+        for unit in part.units[: representatives(int(results[part.row, col.R_UNITS]))]
     ]
     jobs += [
         vector_job(machine, cost, lane, step, unit)
         for lane, step, units, cost in builder.vector_parts
-        for unit in units
+        for unit in units[: representatives(len(units))]
     ]
     jobs.sort(key=lambda job: (job[col.J_UNIT], job[col.J_STEP]))
     table = np.array(jobs)
@@ -321,14 +322,20 @@ def _assemble(
     )  # fmt: skip
 
 
+def representatives(units: int) -> int:
+    """How many of equal units with equal work are run; 108 multiprocessors move like 16 with more bytes each."""
+    return min(units, MAX_REPRESENTATIVES)
+
+
 def product_job(
     machine: Machine, result: NDArray[np.float64], lane: int, step: int, unit: int, used: int
 ) -> list[float]:
     """The stream of tiles of one unit's share of a product."""
     home = int(result[col.R_HOME])
     stream = result[col.R_STREAM : col.R_STREAM + col.STREAM_COLUMNS].tolist()
-    shared_buffer = home > 0 and machine.buffer_shared(home)
-    share = 1 / used if shared_buffer else 1.0
+    crowd = used / representatives(used)
+    share = 1 / used if home > 0 and machine.buffer_shared(home) else 1.0
+    share *= crowd if machine.levels[home].shared else 1.0
     # Units that share a buffer work on each of its tiles together.
     tiles = max(1.0, stream[col.S_TILES])
     merge = max(1.0, -(-tiles // MAX_TILES))
@@ -337,9 +344,9 @@ def product_job(
         min(tiles, max(1.0, round(stream[column] / merge)))
         for column in (col.S_INPUT_EVERY, col.S_WEIGHT_EVERY, col.S_OUTPUT_EVERY)
     ]
-    extra = [
-        result[col.R_LEVELS + level] / used if 0 < level < home else 0.0 for level in range(col.MAX_LEVELS)
-    ]
+    extra = [0.0] * col.MAX_LEVELS
+    for level in range(1, home):
+        extra[level] = result[col.R_LEVELS + level] / used * (crowd if machine.levels[level].shared else 1.0)
     moved = [stream[column] * share for column in (col.S_INPUT, col.S_WEIGHT, col.S_OUTPUT)]
     if home == 0:
         moved = [0.0, 0.0, 0.0]
@@ -350,7 +357,8 @@ def product_job(
 def vector_job(machine: Machine, cost: VectorCost, lane: int, step: int, unit: int) -> list[float]:
     """One unit's share of vector work: read, compute, write."""
     launch = 0.0 if cost.fused else machine.launch_cycles
-    moved = cost.traffic_bytes / cost.units if cost.home > 0 or len(machine.levels) == 1 else 0.0
+    sharers = representatives(cost.units) if machine.levels[cost.home].shared else cost.units
+    moved = cost.traffic_bytes / sharers if cost.home > 0 or len(machine.levels) == 1 else 0.0
     tiles = float(col.STREAM_PARTS)
     head = [lane, step, unit, cost.compute_cycles, launch, cost.home, tiles]
     return [*head, moved / 2, 0.0, moved / 2, 1.0, 1.0, 1.0, *([0.0] * col.MAX_LEVELS)]

@@ -40,6 +40,12 @@ def test_depthwise_lies_across_the_lanes():
     assert option.compute_cycles == 100 * 32 * 12 / 128
 
 
+def test_depthwise_channels_share_a_weight_stationary_array():
+    """3x3 on 32 rows: three channels a fold, so 32 channels take 11 folds of 100 + 2·32 + 16 - 2 cycles."""
+    option = price(conv("dw", 10, 32, 32, 3, groups=32), "w8a8", systolic(32, 16))
+    assert option.compute_cycles == 11 * (100 + 2 * 32 + 16 - 2)
+
+
 def test_expansion_adds_a_sparse_product():
     layer, machine = linear("l", 64, 256, 256), cpu(1)
     one, two = price(layer, "w4a8", machine), price(layer, "w4a8.o2.g50", machine)
@@ -186,4 +192,4 @@ def test_vector_work_and_boundaries():
     assert found[0].cycles == 8 * 64 / 4 + machine.launch_cycles
     assert found[1].fixed_cycles == 0  # fused into its producer
     assert boundary_cost(1000, 8, 8, machine) == (0.0, 0.0)
-    assert boundary_cost(1000, 8, 4, machine)[0] == 1000.0
+    assert boundary_cost(1000, 8, 4, machine)[0] == 1000 / 16
