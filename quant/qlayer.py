@@ -14,6 +14,9 @@ from quant.model_pass import Kind
 from quant.scheme import Scheme
 from quant.terms import Term, weight_of
 
+Holds = tuple[tuple[int, ...], ...]
+"""Orders, from 1, that each network of an ensemble holds."""
+
 ACCUMULATOR_LIMIT = 2**31 - 1
 
 

@@ -19,7 +19,7 @@ from quant.activation import ActKind, ActQuantizer, ActRanges, quantizer_of
 from quant.errors import QuantError
 from quant.fake import fake_module
 from quant.model_pass import Product
-from quant.qlayer import QuantizedLayer, check_accumulator
+from quant.qlayer import Holds, QuantizedLayer, check_accumulator
 from quant.scheme import Scheme
 from quant.terms import Term, stack_terms
 
@@ -50,6 +50,8 @@ class QuantizedModel:
     layers: dict[str, QuantizedLayer]
     activations: dict[str, ActQuantizer]
     range_source: str = "calibration"
+    holds: dict[str, Holds] = field(default_factory=dict)
+    """Where the model is an ensemble (quant/ensemble.py): orders of each layer in each network."""
 
     def check(self) -> None:
         """Raise `QuantError` on the first broken invariant."""
@@ -98,7 +100,7 @@ class QuantizedModel:
 
     def save(self, directory: Path) -> str:
         """Write `quantized.json` and `weights.safetensors`; returns the sha256 of the former."""
-        parts = qstore.Parts(self.layers, self.activations, self._floats(), self.range_source)
+        parts = qstore.Parts(self.layers, self.activations, self._floats(), self.range_source, self.holds)
         return qstore.write(directory, parts)
 
     @classmethod
@@ -108,7 +110,7 @@ class QuantizedModel:
         graph = model_pass.copy_module(module)
         for name, tensor in parts.floats.items():
             model_pass.replace_tensor(graph, name, tensor)
-        model = cls(graph, parts.layers, parts.activations, parts.range_source)
+        model = cls(graph, parts.layers, parts.activations, parts.range_source, parts.holds)
         model.check()
         return model
 
@@ -126,7 +128,7 @@ class QuantizedModel:
             else layer
             for name, layer in self.layers.items()
         }
-        return replace(self, layers=layers)
+        return replace(self, layers=layers, holds={})
 
 
 def quantize(
@@ -215,19 +217,17 @@ def _quantize_layer(
 
 
 def _default_terms(name: str, weight: Tensor, scheme: Scheme, moment: Tensor | None) -> tuple[Term, ...]:
-    """Round-to-nearest residual expansion with centred scales, row- or column-sparse in later orders."""
+    """Round-to-nearest residual expansion, row- or column-sparse in later orders.
+
+    Every order takes centred scales s = 2 max|R| / (2^b - 1) from the true residual of what it keeps, so the
+    error of a kept entry falls by 2^b - 1 or more whatever earlier orders kept.
+    """
     residual = weight.to(torch.float64)
     terms: list[Term] = []
-    step = torch.zeros(len(weight), dtype=torch.float64)
     for order, (share, bits) in enumerate(zip(scheme.shares, scheme.term_bits, strict=True)):
-        cells = 2.0**bits - 1
-        if order == 0:
-            step = residual.abs().amax(1) * 2 / cells
-        elif bits > 1:
-            step = step / cells
         kept = _kept(residual, share, scheme.axis, moment) if order else None
-        term = _round_term(residual, step, bits, kept, scheme.axis)
-        residual = residual - term.value(tuple(weight.shape)).to(torch.float64)  # type: ignore[arg-type]
+        term = _round_term(residual, bits, kept, scheme.axis)
+        residual = residual - term.value((weight.shape[0], weight.shape[1])).to(torch.float64)
         terms.append(term)
     return tuple(terms)
 
@@ -243,18 +243,18 @@ def _kept(residual: Tensor, share: float, axis: str, moment: Tensor | None) -> T
     return energy.topk(count).indices.sort().values.to(torch.int32)
 
 
-def _round_term(residual: Tensor, step: Tensor, bits: int, kept: Tensor | None, axis: str) -> Term:
-    if kept is not None and axis == "rows":
-        residual, step = residual[kept.long()], step[kept.long()]
-    elif kept is not None:
-        residual = residual[:, kept.long()]
+def _round_term(residual: Tensor, bits: int, kept: Tensor | None, axis: str) -> Term:
+    if kept is not None:
+        residual = residual.index_select(0 if axis == "rows" else 1, kept)
     if bits == 1:
-        scale = residual.abs().mean(1)
+        scale = residual.abs().mean(1) if residual.numel() else residual.new_zeros(len(residual))
         codes = torch.where(residual < 0, -1, 1)
     else:
-        scale = torch.where(step > 0, step, torch.ones_like(step))
-        peak = 2 ** (bits - 1) - 1
-        codes = (residual / scale[:, None]).round().clamp(-peak, peak)
+        peak = residual.abs().amax(1) if residual.numel() else residual.new_zeros(len(residual))
+        scale = (2 * peak / (2.0**bits - 1)).to(torch.float32)
+        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+        limit = 2 ** (bits - 1) - 1
+        codes = (residual / scale[:, None]).round().clamp(-limit, limit)
     stored = codes.to(torch.int8 if bits <= 8 else torch.int16)
     index = {"rows": kept} if axis == "rows" else {"cols": kept}
     return Term(stored, scale.to(torch.float32), bits, **index)

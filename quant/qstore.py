@@ -24,7 +24,7 @@ from torch import Tensor
 from quant.activation import ActQuantizer
 from quant.errors import QuantError
 from quant.packing import pack, unpack
-from quant.qlayer import QuantizedLayer
+from quant.qlayer import Holds, QuantizedLayer
 from quant.scheme import Scheme
 from quant.terms import Term
 
@@ -40,6 +40,7 @@ class Parts:
     activations: dict[str, ActQuantizer]
     floats: dict[str, Tensor]
     range_source: str
+    holds: dict[str, Holds]
 
 
 def write(directory: Path, parts: Parts) -> str:
@@ -53,6 +54,7 @@ def write(directory: Path, parts: Parts) -> str:
         "range_source": parts.range_source,
         "weights": {"file": WEIGHTS, "sha256": hashlib.sha256(weights).hexdigest()},
         "activations": {name: asdict(quantizer) for name, quantizer in parts.activations.items()},
+        "ensemble": parts.holds,
         "layers": layers,
     }
     text = json.dumps(document, indent=1).encode()
@@ -83,8 +85,11 @@ def read(directory: Path) -> Parts:
         activations = {name: ActQuantizer(**fields) for name, fields in document["activations"].items()}
     except (KeyError, TypeError) as error:
         raise QuantError(f"{directory / DOCUMENT}: field {error} is missing or wrong") from error
+    holds = {name: tuple(map(tuple, groups)) for name, groups in document["ensemble"].items()}
     floats = {name[6:]: tensor for name, tensor in tensors.items() if name.startswith("float.")}
-    return Parts({layer.name: layer for layer in layers}, activations, floats, document["range_source"])
+    return Parts(
+        {layer.name: layer for layer in layers}, activations, floats, document["range_source"], holds
+    )
 
 
 def _layer_document(layer: QuantizedLayer, tensors: dict[str, Tensor]) -> dict[str, Any]:
