@@ -8,6 +8,7 @@ for figure, deviations included; the default is the corrected model. What is cor
 * the total is a number of cycles, not the index of the last one (off by one);
 * output-stationary SRAM writes count each output once, not R + C more per fold;
 * weight and input stationary count the read-back of partial sums, and send only finished outputs to DRAM;
+* window elements beyond the edge of the input are not read from SRAM;
 * compute utilisation divides by the length of the fold, without adding the skew a second time.
 
 A GEMM (M × K)·(K × N) stands for a convolution with M output pixels, N filters and a window of K.
@@ -124,7 +125,10 @@ def systolic_counts(
     mapping = (on_rows / (row_folds * rows)) * (on_columns / (column_folds * columns))
     skewed_twice = as_published and dataflow != "os"
     compute = mapping * through_time / (fold_cycles + (columns - 1 if skewed_twice else 0))
-    input_reads, filter_reads, output_writes = _sram_traffic(layer, dataflow, row_folds, column_folds)
+    window_reads = layer.m * layer.k if as_published else layer.window_reads
+    input_reads, filter_reads, output_writes = _sram_traffic(
+        layer, window_reads, dataflow, row_folds, column_folds
+    )
     outputs = layer.m * layer.n
     if as_published and dataflow == "os":
         output_writes += folds * (rows + columns)
@@ -150,15 +154,15 @@ def systolic_counts(
 
 
 def _sram_traffic(
-    layer: SystolicLayer, dataflow: Dataflow, row_folds: int, column_folds: int
+    layer: SystolicLayer, window_reads: int, dataflow: Dataflow, row_folds: int, column_folds: int
 ) -> tuple[int, int, int]:
     """Input reads, filter reads and output writes of the array's edge SRAMs."""
     weights, outputs = layer.k * layer.n, layer.m * layer.n
     if dataflow == "os":
-        return layer.window_reads * column_folds, weights * row_folds, outputs
+        return window_reads * column_folds, weights * row_folds, outputs
     if dataflow == "ws":
-        return layer.window_reads * column_folds, weights, outputs * row_folds
-    return layer.window_reads, weights * column_folds, outputs * row_folds
+        return window_reads * column_folds, weights, outputs * row_folds
+    return window_reads, weights * column_folds, outputs * row_folds
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,14 @@ def test_touched_addresses_equal_an_enumeration(height, filter_w, stride):
     )
 
 
+def test_windows_over_the_edge_are_read_only_as_published():
+    """Measured on SCALE-Sim 3.0.0: a 27x27x8 input, 5x5 kernel, stride 3, 20 filters, 8x8 output stationary."""
+    layer = SystolicLayer.conv((27, 27), (5, 5), 8, 20, (3, 3))
+    published = systolic_counts(layer, 8, 8, "os", compat="scalesim")
+    assert (published.cycles, published.sram_input_reads, published.dram_input_reads) == (7061, 48600, 5832)
+    assert systolic_counts(layer, 8, 8, "os").sram_input_reads == 3 * layer.window_reads
+
+
 def test_corrected_model_differs_as_documented():
     layer = SystolicLayer.gemm(100, 70, 50)
     published = systolic_counts(layer, 16, 8, "os", compat="scalesim")
