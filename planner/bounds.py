@@ -8,315 +8,221 @@ is a lower bound of the optimum. The minimum falls apart into layers, tied only 
 along a forest of these ties it is found exactly by dynamic programming over the layers' classes, forwards for
 f and backwards for the least value with a given option, f_option(λ) ≥ f(λ). An option with f_option(λ) above
 the cost of a known plan is in no better plan. What is left out of the relaxation (ties that would close a
-cycle, live activations, the balance between networks) only lowers the bound. λ is found by cutting planes
-(Kelley) pulled towards the best λ so far. Floats suffice: a margin far above their rounding is subtracted.
+cycle, live activations, the balance between networks) only lowers the bound. Floats suffice: a margin far
+above their rounding is subtracted.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
-from ortools.linear_solver import pywraplp
 
 from planner.entries import BOPS, ENERGY, ERROR, LATENCY, WEIGHTS, Entry
 from planner.limits import Limit
-from planner.prune import class_keys
-from planner.space import Space, agreement_key, rule_applies
-from planner.tables import BoundaryRule
+from planner.space import Space
+from planner.ties import Vector, classes_of, forest_of
 
-Vector = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.intp]
 SUMS = {"error": ERROR, "latency": LATENCY, "energy": ENERGY, "bops": BOPS, "weight_memory": WEIGHTS}
 _ROUNDING = 1e-11
-_ITERATIONS = 60
-_PULL = 0.5
-
-
-@dataclass(slots=True)
-class _Tie:
-    """An edge of the forest; prices by quantity, rows are classes of the child, columns of the parent."""
-
-    child: int
-    parent: int
-    barrier: Vector
-    prices: dict[str, Vector]
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The best bound found and, for every entry of every layer, the least value of a plan that uses it."""
+    """The best bound found and, for every entry of every layer, the least value of a plan that uses it.
+
+    ``plan`` is a good plan, an entry per layer, that meets the limits in the relaxation; ``None`` if unknown.
+    """
 
     value: float
-    with_entry: list[Vector]
+    with_entry: list[list[float]]
     multipliers: dict[str, float]
-    plan: tuple[int, ...]
+    plan: tuple[int, ...] | None
+
+
+@dataclass(slots=True)
+class Point:
+    """f at one λ: its value, slope and minimiser (positions in the flat order)."""
+
+    multipliers: Vector
+    value: float
+    slope: Vector
+    chosen: Indices
 
 
 class Relaxation:
-    """The Lagrangian relaxation of one space, for one objective and the limits that are plain sums."""
+    """The Lagrangian relaxation of one space, for one objective and the limits that are plain sums.
+
+    Entries lie in one flat array, layer by layer and class by class.
+    """
 
     def __init__(self, space: Space, quantity: str, limits: Sequence[Limit]) -> None:
         self.space = space
         self.quantity = quantity
-        self.limits = [limit for limit in limits if _plain(space, limit.quantity) in SUMS]
-        keys = class_keys(space.exact)
-        self.classes: list[list[Hashable]] = []
-        self.class_of: list[npt.NDArray[np.intp]] = []
-        for layer, row in enumerate(space.entries):
-            kinds = [keys[layer](space.option(layer, entry)) for entry in range(len(row))]
-            unique = list(dict.fromkeys(kinds))
-            where = {kind: index for index, kind in enumerate(unique)}
-            self.classes.append(unique)
-            self.class_of.append(np.array([where[kind] for kind in kinds], dtype=np.intp))
-        self.sample = [
-            [int(np.argmax(of == index)) for index in range(len(unique))]
-            for of, unique in zip(self.class_of, self.classes, strict=True)
-        ]
-        names = [quantity, *(_plain(space, limit.quantity) for limit in self.limits)]
-        self.costs = {name: [self._costs(row, name) for row in space.entries] for name in names}
-        self.ties, self.order = self._forest(names)
-        self.rooms = [
-            float(limit.value - self._constant(_plain(space, limit.quantity))) for limit in self.limits
-        ]
-        self.constant = float(self._constant(quantity))
+        self.limits = [limit for limit in limits if plain_sum(space, limit.quantity) in SUMS]
+        self.names = [plain_sum(space, limit.quantity) for limit in self.limits]
+        classes = classes_of(space)
+        self.entry = np.array(list(chain.from_iterable(chain.from_iterable(classes))), dtype=np.intp)
+        self.first_class = np.cumsum([0, *map(len, classes)])
+        sizes = [len(members) for row in classes for members in row]
+        self.first_entry = np.cumsum([0, *sizes])
+        self.class_of = np.repeat(np.arange(len(sizes)), sizes)
+        self.layer_of_class = np.repeat(np.arange(len(classes)), [len(row) for row in classes])
+        self.costs = {name: self._flat(classes, name) for name in {quantity, *self.names}}
+        self.forest = forest_of(space, classes, [quantity, *self.names])
+        self.tied = sorted({tie.child for tie in self.forest.ties} | {t.parent for t in self.forest.ties})
+        self.rooms = np.array(
+            [float(l.value - space.rows(n)[0].constant) for l, n in zip(self.limits, self.names, strict=True)]
+        )
+        self.constant = float(space.rows(quantity)[0].constant)
 
-    def _constant(self, name: str) -> int:
-        return self.space.rows(name)[0].constant
-
-    def _costs(self, row: Sequence[Entry], name: str) -> Vector:
-        kind = SUMS[name]
-        if kind != LATENCY:
-            return np.array([float(entry.costs[kind]) for entry in row])
+    def _flat(self, classes: Sequence[Sequence[Sequence[int]]], name: str) -> Vector:
         networks = self.space.networks
-        return np.array([entry.costs[LATENCY] + sum(entry.later) / networks for entry in row])
+        kind = SUMS[name]
 
-    def _forest(self, names: Sequence[str]) -> tuple[dict[int, list[_Tie]], list[int]]:
-        """Ties below each layer, and the layers in an order with children first."""
-        space = self.space
-        edges: list[tuple[int, int, Vector, dict[str, Vector]]] = []
-        for group in space.tables.agreements:
-            key = agreement_key(group.on)
-            members = [space.position[name] for name in group.layers]
-            for one, other in zip(members, members[1:], strict=False):
-                same = [
-                    [key(space.option(one, a)) == key(space.option(other, b)) for b in self.sample[other]]
-                    for a in self.sample[one]
-                ]
-                edges.append((one, other, np.where(np.array(same), 0.0, np.inf), {}))
-        for boundary in space.tables.boundaries:
-            one, other = space.position[boundary.source], space.position[boundary.target]
-            prices = {name: self._prices(boundary.rules, one, other, name) for name in names}
-            shape = (len(self.sample[one]), len(self.sample[other]))
-            edges.append((one, other, np.zeros(shape), prices))
-        leader = list(range(len(space.entries)))
+        def cost(entry: Entry) -> float:
+            if kind == LATENCY and entry.later:
+                return entry.costs[LATENCY] + sum(entry.later) / networks
+            return float(entry.costs[kind])
 
-        def find(node: int) -> int:
-            while leader[node] != node:
-                leader[node] = leader[leader[node]]
-                node = leader[node]
-            return node
+        pairs = zip(self.space.entries, classes, strict=True)
+        return np.array([cost(row[entry]) for row, own in pairs for members in own for entry in members])
 
-        near: dict[int, list[tuple[int, Vector, dict[str, Vector]]]] = {}
-        for one, other, barrier, prices in edges:
-            if find(one) != find(other):
-                leader[find(one)] = find(other)
-                near.setdefault(one, []).append((other, barrier, prices))
-                flipped = {name: price.T for name, price in prices.items()}
-                near.setdefault(other, []).append((one, barrier.T, flipped))
-        return self._rooted(near)
+    def _weights(self, multipliers: Vector) -> dict[str, float]:
+        weights = {self.quantity: 1.0}
+        for name, weight in zip(self.names, multipliers, strict=True):
+            weights[name] = weights.get(name, 0.0) + float(weight)
+        return weights
 
-    def _rooted(
-        self, near: dict[int, list[tuple[int, Vector, dict[str, Vector]]]]
-    ) -> tuple[dict[int, list[_Tie]], list[int]]:
-        below: dict[int, list[_Tie]] = {}
-        order: list[int] = []
-        seen: set[int] = set()
-        for root in range(len(self.space.entries)):
-            if root in seen:
-                continue
-            seen.add(root)
-            stack = [root]
-            while stack:
-                node = stack.pop()
-                order.append(node)
-                for other, barrier, prices in near.get(node, []):
-                    if other not in seen:
-                        seen.add(other)
-                        flipped = {name: price.T for name, price in prices.items()}
-                        below.setdefault(node, []).append(_Tie(other, node, barrier.T, flipped))
-                        stack.append(other)
-        return below, order[::-1]
+    def evaluate(self, multipliers: Vector) -> tuple[Point, "_Messages"]:
+        """f(λ), its minimiser and slope, and the messages that led there."""
+        weights = self._weights(multipliers)
+        cost = np.zeros(len(self.entry))
+        for name, weight in weights.items():
+            if weight:
+                cost = cost + weight * self.costs[name]
+        least = np.minimum.reduceat(cost, self.first_entry[:-1])
+        messages = _Messages(self, cost, least, weights)
+        total = self.constant + messages.total - float(multipliers @ self.rooms)
+        size = abs(total) + float(np.abs(multipliers * self.rooms).sum())
+        classes = messages.best_classes()
+        starts = self.first_entry
+        chosen = np.array([starts[c] + int(cost[starts[c] : starts[c + 1]].argmin()) for c in classes])
+        point = Point(multipliers, total - _ROUNDING * size, self.slope(chosen), chosen)
+        return point, messages
 
-    def _prices(self, rules: Sequence[BoundaryRule], one: int, other: int, name: str) -> Vector:
-        space = self.space
-        found = np.zeros((len(self.sample[one]), len(self.sample[other])))
-        if name not in ("latency", "energy"):
-            return found
-        copies = 1 if space.mode is None else space.networks + 1
-        for i, a in enumerate(self.sample[one]):
-            for j, b in enumerate(self.sample[other]):
-                for rule in rules:
-                    if rule_applies(rule, space.option(one, a), space.option(other, b)):
-                        scaled = space.exact.energy_scale.integer(rule.energy_pj) * copies
-                        found[i, j] += rule.cycles if name == "latency" else scaled
+    def slope(self, chosen: Indices) -> Vector:
+        """By how much a plan exceeds each limit."""
+        slope = np.array([self.costs[name][chosen].sum() for name in self.names]) - self.rooms
+        classes = self.class_of[chosen] - self.first_class[:-1]
+        for index, name in enumerate(self.names):
+            for tie in self.forest.ties:
+                if name in tie.prices:
+                    slope[index] += tie.prices[name][classes[tie.child], classes[tie.parent]]
+        return slope
+
+    def entries_of(self, chosen: Indices) -> tuple[int, ...]:
+        """A plan in the flat order as entries of the space."""
+        return tuple(int(entry) for entry in self.entry[chosen])
+
+    def by_layer(self, flat: Vector) -> list[list[float]]:
+        """Values in the flat order as lists in the order of the space's entries."""
+        found: list[list[float]] = []
+        for layer in range(len(self.first_class) - 1):
+            low = self.first_entry[self.first_class[layer]]
+            high = self.first_entry[self.first_class[layer + 1]]
+            own = np.empty(high - low)
+            own[self.entry[low:high]] = flat[low:high]
+            found.append(own.tolist())
         return found
 
-    def evaluate(self, multipliers: Vector, marginals: bool = False) -> "_Point":
-        """f(λ), its minimiser and slope; with ``marginals`` also the least value with every entry."""
-        names = [_plain(self.space, limit.quantity) for limit in self.limits]
-        weights = [
-            (name, float(weight))
-            for name, weight in zip([self.quantity, *names], [1.0, *multipliers], strict=True)
-            if weight
-        ]
-        count = len(self.space.entries)
-        own: list[Vector] = []
-        best: list[Vector] = []
-        for layer in range(count):
-            cost = sum((weight * self.costs[name][layer] for name, weight in weights), np.zeros(1))
-            least = np.full(len(self.classes[layer]), np.inf)
-            np.minimum.at(least, self.class_of[layer], cost)
-            own.append(cost)
-            best.append(least)
-        up = [least.copy() for least in best]
-        sent: dict[int, tuple[Vector, Vector]] = {}
-        for node in self.order:
-            for tie in self.ties.get(node, ()):
-                price = tie.barrier
-                for name, weight in weights:
-                    if name in tie.prices:
-                        price = price + weight * tie.prices[name]
-                table = up[tie.child][:, None] + price
-                message = table.min(axis=0)
-                sent[tie.child] = (price, message)
-                up[node] = up[node] + message
-        children = {tie.child for ties in self.ties.values() for tie in ties}
-        roots = [node for node in self.order if node not in children]
-        total = self.constant + sum(float(up[root].min()) for root in roots)
-        total -= sum(float(m) * room for m, room in zip(multipliers, self.rooms, strict=True))
-        chosen = self._traceback(up, sent, roots)
-        plan = tuple(
-            int(np.flatnonzero(self.class_of[layer] == chosen[layer])[
-                np.argmin(own[layer][self.class_of[layer] == chosen[layer]])
-            ])
-            for layer in range(count)
-        )  # fmt: skip
-        slope = self._slope(names, plan, chosen)
-        size = abs(total) + sum(abs(float(m) * room) for m, room in zip(multipliers, self.rooms, strict=True))
-        extra = self._extra(own, best, up, sent, roots) if marginals else []
-        return _Point(multipliers, total - _ROUNDING * size, slope, plan, extra)
-
-    def _traceback(
-        self, up: Sequence[Vector], sent: dict[int, tuple[Vector, Vector]], roots: Sequence[int]
-    ) -> list[int]:
-        chosen = [0] * len(up)
-        for root in roots:
-            chosen[root] = int(up[root].argmin())
-        for node in reversed(self.order):
-            for tie in self.ties.get(node, ()):
-                price, _ = sent[tie.child]
-                chosen[tie.child] = int((up[tie.child] + price[:, chosen[node]]).argmin())
+    def filled(self, chosen: Indices) -> Indices:
+        """A feasible plan after single changes inside a class, each the best that the limits leave room for."""
+        chosen = chosen.copy()
+        room = -self.slope(chosen)
+        layer_of = self.layer_of_class[self.class_of]
+        cost = self.costs[self.quantity]
+        uses = [self.costs[name] for name in self.names]
+        for _ in range(4 * len(chosen)):
+            now = chosen[layer_of]
+            change = cost - cost[now]
+            possible = self.class_of == self.class_of[now]
+            for use, left in zip(uses, room, strict=True):
+                possible &= use - use[now] <= left
+            change = np.where(possible, change, 0.0)
+            pick = int(change.argmin())
+            if change[pick] >= 0:
+                break
+            old = int(chosen[layer_of[pick]])
+            room = room - np.array([use[pick] - use[old] for use in uses])
+            chosen[layer_of[pick]] = pick
         return chosen
 
-    def _slope(self, names: Sequence[str], plan: Sequence[int], chosen: Sequence[int]) -> Vector:
-        slope = [-room for room in self.rooms]
-        for index, name in enumerate(names):
-            slope[index] += sum(
-                float(costs[entry]) for costs, entry in zip(self.costs[name], plan, strict=True)
-            )
-            for ties in self.ties.values():
-                for tie in ties:
-                    if name in tie.prices:
-                        slope[index] += float(tie.prices[name][chosen[tie.child], chosen[tie.parent]])
-        return np.array(slope)
 
-    def _extra(
-        self,
-        own: Sequence[Vector],
-        best: Sequence[Vector],
-        up: Sequence[Vector],
-        sent: dict[int, tuple[Vector, Vector]],
-        roots: Sequence[int],
-    ) -> list[Vector]:
+class _Messages:
+    """Dynamic programming over the forest at one λ: least value of every class with all below it."""
+
+    def __init__(
+        self, relaxation: Relaxation, cost: Vector, least: Vector, weights: dict[str, float]
+    ) -> None:
+        self.relaxation = relaxation
+        self.cost = cost
+        self.least = least
+        first = relaxation.first_class
+        self.up = {layer: least[first[layer] : first[layer + 1]] for layer in relaxation.tied}
+        self.price: dict[int, Vector] = {}
+        self.sent: dict[int, Vector] = {}
+        for tie in relaxation.forest.ties:
+            price = tie.barrier
+            for name, table in tie.prices.items():
+                if weights.get(name):
+                    price = price + weights[name] * table
+            message = (self.up[tie.child][:, None] + price).min(axis=0)
+            self.price[tie.child], self.sent[tie.child] = price, message
+            self.up[tie.parent] = self.up[tie.parent] + message
+        free = np.minimum.reduceat(least, first[:-1])
+        self.total = float(free.sum() - free[relaxation.tied].sum())
+        self.total += sum(float(self.up[root].min()) for root in relaxation.forest.roots if root in self.up)
+
+    def best_classes(self) -> list[int]:
+        """The class of every layer in the minimiser."""
+        relaxation = self.relaxation
+        first = relaxation.first_class
+        chosen = [
+            int(first[layer] + self.least[first[layer] : first[layer + 1]].argmin())
+            for layer in range(len(first) - 1)
+        ]
+        for root in relaxation.forest.roots:
+            if root in self.up:
+                chosen[root] = int(first[root] + self.up[root].argmin())
+        for tie in reversed(relaxation.forest.ties):
+            above = chosen[tie.parent] - first[tie.parent]
+            choice = (self.up[tie.child] + self.price[tie.child][:, above]).argmin()
+            chosen[tie.child] = int(first[tie.child] + choice)
+        return chosen
+
+    def extra(self) -> Vector:
         """For every entry: how far the least value with it lies above f(λ)."""
-        down = [np.zeros_like(least) for least in best]
-        for node in reversed(self.order):
-            for tie in self.ties.get(node, ()):
-                price, message = sent[tie.child]
-                with np.errstate(invalid="ignore"):
-                    without = np.where(np.isinf(message), np.inf, down[node] + up[node] - message)
-                down[tie.child] = (without[None, :] + price).min(axis=1)
-        found: list[Vector] = []
-        for layer, of in enumerate(self.class_of):
-            through = up[layer] + down[layer]
-            through = through - through.min() if np.isfinite(through).any() else through
-            found.append(through[of] + own[layer] - best[layer][of])
-        return found
-
-    def bound(self) -> Bound:
-        """The best λ found, its bound, and what every entry would cost at least."""
-        best = _kelley(self)
-        point = self.evaluate(best.multipliers, marginals=True)
-        with_entry = [point.value + extra for extra in point.extra]
-        names = [limit.name for limit in self.limits]
-        prices = dict(zip(names, (float(m) for m in point.multipliers), strict=True))
-        return Bound(point.value, with_entry, prices, point.plan)
+        relaxation = self.relaxation
+        first = relaxation.first_class
+        through = self.least.copy()
+        down = {layer: np.zeros_like(up) for layer, up in self.up.items()}
+        for tie in reversed(relaxation.forest.ties):
+            message = self.sent[tie.child]
+            with np.errstate(invalid="ignore"):
+                rest = np.where(np.isinf(message), np.inf, down[tie.parent] + self.up[tie.parent] - message)
+            down[tie.child] = (rest[None, :] + self.price[tie.child]).min(axis=1)
+        for layer, up in self.up.items():
+            through[first[layer] : first[layer + 1]] = up + down[layer]
+        lowest = np.minimum.reduceat(through, first[:-1])[relaxation.layer_of_class]
+        with np.errstate(invalid="ignore"):
+            above = np.where(np.isinf(through), np.inf, through - lowest)
+        return above[relaxation.class_of] + self.cost - self.least[relaxation.class_of]
 
 
-@dataclass(slots=True)
-class _Point:
-    multipliers: Vector
-    value: float
-    slope: Vector
-    plan: tuple[int, ...]
-    extra: list[Vector]
-
-
-def _kelley(relaxation: Relaxation) -> _Point:
-    """Maximise f, again in smaller units while it lies decades below the spread of the objective."""
-    dimensions = len(relaxation.limits)
-    best = relaxation.evaluate(np.zeros(dimensions))
-    reach = sum(float(costs.max() - costs.min()) for costs in relaxation.costs[relaxation.quantity])
-    if dimensions == 0 or reach == 0 or not np.isfinite(best.value):
-        return best
-    best = _cutting_planes(relaxation, best, reach)
-    while 0 < best.value < 1e-3 * reach:
-        reach = max(best.value, 1e-3 * reach)
-        best = _cutting_planes(relaxation, best, reach)
-    return best
-
-
-def _cutting_planes(relaxation: Relaxation, best: _Point, unit: float) -> _Point:
-    """Kelley's method for the concave, piecewise linear f."""
-    dimensions = len(relaxation.limits)
-    rooms = np.array([max(room, 1.0) for room in relaxation.rooms])
-    base = best.value
-    master = pywraplp.Solver.CreateSolver("GLOP")
-    prices = [master.NumVar(0.0, 1e7, "") for _ in range(dimensions)]
-    top = master.NumVar(-master.infinity(), master.infinity(), "")
-    master.Maximize(top)
-    point = best
-    for _ in range(_ITERATIONS):
-        cut = master.Constraint(
-            -master.infinity(),
-            (point.value - base - float(point.slope @ point.multipliers)) / unit,
-        )
-        cut.SetCoefficient(top, 1.0)
-        for price, slope, room in zip(prices, point.slope, rooms, strict=True):
-            cut.SetCoefficient(price, -float(slope / room))
-        if master.Solve() != pywraplp.Solver.OPTIMAL:
-            break
-        promise = top.solution_value() * unit + base
-        if promise - best.value <= 1e-7 * max(abs(best.value), 1e-3 * unit):
-            break
-        asked = np.array([price.solution_value() for price in prices]) * unit / rooms
-        point = relaxation.evaluate(asked + _PULL * (best.multipliers - asked))
-        if point.value > best.value:
-            best = point
-    return best
-
-
-def _plain(space: Space, quantity: str) -> str:
+def plain_sum(space: Space, quantity: str) -> str:
     """The plain sum under a quantity: a memory that holds weights is at least its weights."""
     if not quantity.startswith("memory:"):
         return quantity

@@ -9,6 +9,7 @@ from planner.bounds import SUMS, Bound, Relaxation
 from planner.control import Control
 from planner.entries import ExactTables
 from planner.limits import Limit, tightened
+from planner.multipliers import best_bound
 from planner.prune import Entries, agreeing, class_keys, cost_kinds, fitting, undominated
 from planner.search import Cuts, Outcome, Problem, Search
 from planner.space import Choice, Space
@@ -141,18 +142,19 @@ def _solve_mode(
     if quantity is None or not bounds_pay(space, quantity):
         return Search(problem, control, start, least).run(), space
     relaxation = Relaxation(space, quantity, limits)
-    bound = relaxation.bound()
+    bound = best_bound(relaxation)
     if bound.value == math.inf:
         return Outcome("infeasible"), space
     least = max(least, math.ceil(bound.value))
-    best = start if start is not None else _from_core(question, space, bound, quantity, limits, control)
+    found = [pick for pick in (_relaxed_pick(space, bound), _pick(space, start)) if pick is not None]
+    best = _start(problem, found)
+    if best is None or sum(map(len, _worthy(space, bound, best, quantity))) > CORE_ENTRIES * len(entries):
+        core = _from_core(question, space, bound, quantity, limits, control, found)
+        best = _start(problem, [*found, *filter(None, [_pick(space, core)])])
     if best is None:
         return Search(problem, control, None, least).run(), space
     value = space.value(quantity, space.assignment(best))
-    kept = [
-        [entry for entry, low in zip(row, lows, strict=True) if low <= value]
-        for row, lows in zip(space.entries, bound.with_entry, strict=True)
-    ]
+    kept = _worthy(space, bound, best, quantity)
     pick = pick_of(space, best)
     if not all(kept):
         return Outcome("optimal", best, value, value), space
@@ -162,9 +164,39 @@ def _solve_mode(
     ).run(), small
 
 
+def _pick(space: Space, choice: Choice | None) -> Pick | None:
+    return None if choice is None else pick_of(space, choice)
+
+
+def _worthy(space: Space, bound: Bound, best: Choice, quantity: str) -> Entries:
+    """The entries that a plan better than ``best`` may use."""
+    value = space.value(quantity, space.assignment(best))
+    return [
+        [entry for entry, low in zip(row, lows, strict=True) if low <= value]
+        for row, lows in zip(space.entries, bound.with_entry, strict=True)
+    ]
+
+
+def _relaxed_pick(space: Space, bound: Bound) -> Pick | None:
+    """The relaxation's plan; later terms go to the least loaded network, largest first."""
+    if bound.plan is None:
+        return None
+    taken = [row[entry] for row, entry in zip(space.entries, bound.plan, strict=True)]
+    loads = [0] * space.networks
+    holders = [[0] * len(entry.later) for entry in taken]
+    terms = [
+        (cycles, layer, term) for layer, entry in enumerate(taken) for term, cycles in enumerate(entry.later)
+    ]
+    for cycles, layer, term in sorted(terms, reverse=True):
+        network = loads.index(min(loads))
+        loads[network] += cycles
+        holders[layer][term] = network
+    return pick_of(space, Choice(bound.plan, tuple(map(tuple, holders))))
+
+
 def bounds_pay(space: Space, quantity: str) -> bool:
     """Whether the relaxation knows the objective and the space is not trivial."""
-    return quantity in SUMS and sum(len(row) for row in space.entries) > 2 * len(space.entries)
+    return quantity in SUMS and sum(len(row) for row in space.entries) > len(space.entries) + 4
 
 
 def _problem(question: Question, space: Space, quantity: str | None, limits: Sequence[Limit]) -> Problem:
@@ -186,10 +218,16 @@ def _start(problem: Problem, starts: Sequence[Pick]) -> Choice | None:
 
 
 def _from_core(
-    question: Question, space: Space, bound: Bound, quantity: str, limits: Sequence[Limit], control: Control
+    question: Question,
+    space: Space,
+    bound: Bound,
+    quantity: str,
+    limits: Sequence[Limit],
+    control: Control,
+    starts: Sequence[Pick],
 ) -> Choice | None:
     """A good plan from the entries that the relaxation holds most promising."""
-    lows = sorted(low for row in bound.with_entry for low in row.tolist())
+    lows = sorted(low for row in bound.with_entry for low in row)
     share = CORE_ENTRIES * len(space.entries)
     while share < len(lows) and not control.stopped:
         core = [
@@ -200,7 +238,7 @@ def _from_core(
             small = Space(question.exact, space.mode, core)
             problem = _problem(question, small, quantity, limits)
             least = max(row.constant for row in small.rows(quantity))
-            outcome = Search(problem, control, None, least, coarse=True).run()
+            outcome = Search(problem, control, _start(problem, starts), least, coarse=True).run()
             if outcome.choice is not None:
                 return choice_of(space, pick_of(small, outcome.choice))
         share *= 3

@@ -7,8 +7,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from importlib import metadata
 from threading import Event
+
+import ortools
+import pydantic
 
 from planner.assemble import assemble
 from planner.control import Control, ProgressCallback, SolveStats
@@ -164,7 +166,7 @@ def finish(
         options_before=sum(len(layer.options) for layer in exact.tables.layers),
         options_after=last.counts.pruned,
         options_solver=last.counts.solver,
-        versions={name: metadata.version(name) for name in ("ortools", "pydantic")},
+        versions={"ortools": ortools.__version__, "pydantic": pydantic.VERSION},
         provenance=exact.tables.provenance,
     )
     verify(exact.tables, plan)

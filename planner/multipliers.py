@@ -1,0 +1,79 @@
+"""The best Lagrangian multipliers, by cutting planes.
+
+f is concave and piecewise linear; every point gives a plane above it. Kelley's method maximises over the
+planes so far, here pulled halfway to the best point, which tames its jumps. When the optimum lies decades
+below the spread of the objective, it starts again in smaller units, as the small linear programs are solved in
+floats. Minimisers met on the way that meet the limits are plans; the best is kept.
+"""
+
+import numpy as np
+from ortools.linear_solver import pywraplp
+
+from planner.bounds import Bound, Indices, Point, Relaxation
+
+_ITERATIONS = 60
+_PULL = 0.5
+_TOLERANCE = 1e-7
+
+
+class _Ascent:
+    """The best point and the cheapest feasible minimiser so far."""
+
+    def __init__(self, relaxation: Relaxation) -> None:
+        self.relaxation = relaxation
+        self.best, _ = relaxation.evaluate(np.zeros(len(relaxation.limits)))
+        self.cheapest = np.inf
+        self.plan: Indices | None = None
+        self._see(self.best)
+
+    def go(self, multipliers: np.ndarray) -> Point:
+        point, _ = self.relaxation.evaluate(multipliers)
+        self._see(point)
+        if point.value > self.best.value:
+            self.best = point
+        return point
+
+    def _see(self, point: Point) -> None:
+        value = point.value - float(point.slope @ point.multipliers)
+        if value < self.cheapest and (point.slope <= 0).all():
+            self.cheapest, self.plan = value, point.chosen
+
+
+def best_bound(relaxation: Relaxation) -> Bound:
+    """The best λ found, its bound, what every entry would cost at least, and a good plan if one was met."""
+    ascent = _Ascent(relaxation)
+    costs = relaxation.costs[relaxation.quantity]
+    unit = float(costs.max() - costs.min())
+    if len(relaxation.limits) and unit > 0 and np.isfinite(ascent.best.value):
+        _cutting_planes(ascent, unit)
+        while 0 < ascent.best.value < 1e-3 * unit:
+            unit = max(ascent.best.value, 1e-3 * unit)
+            _cutting_planes(ascent, unit)
+    point, messages = relaxation.evaluate(ascent.best.multipliers)
+    with_entry = relaxation.by_layer(point.value + messages.extra())
+    prices = {limit.name: float(m) for limit, m in zip(relaxation.limits, point.multipliers, strict=True)}
+    plan = None if ascent.plan is None else relaxation.entries_of(relaxation.filled(ascent.plan))
+    return Bound(point.value, with_entry, prices, plan)
+
+
+def _cutting_planes(ascent: _Ascent, unit: float) -> None:
+    rooms = np.maximum(ascent.relaxation.rooms, 1.0)
+    base = ascent.best.value
+    master = pywraplp.Solver.CreateSolver("GLOP")
+    prices = [master.NumVar(0.0, 1e7, "") for _ in rooms]
+    top = master.NumVar(-master.infinity(), master.infinity(), "")
+    master.Maximize(top)
+    point = ascent.best
+    for _ in range(_ITERATIONS):
+        height = (point.value - base - float(point.slope @ point.multipliers)) / unit
+        plane = master.Constraint(-master.infinity(), height)
+        plane.SetCoefficient(top, 1.0)
+        for price, slope, room in zip(prices, point.slope, rooms, strict=True):
+            plane.SetCoefficient(price, -float(slope / room))
+        if master.Solve() != pywraplp.Solver.OPTIMAL:
+            break
+        promise = top.solution_value() * unit + base
+        if promise - ascent.best.value <= _TOLERANCE * max(abs(ascent.best.value), 1e-3 * unit):
+            break
+        asked = np.array([price.solution_value() for price in prices]) * unit / rooms
+        point = ascent.go(asked + _PULL * (ascent.best.multipliers - asked))
