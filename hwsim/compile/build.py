@@ -9,6 +9,10 @@ unchanged kernel costs one file read.
 
 import hashlib
 import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,10 +22,11 @@ import tvm
 
 from hwsim.compile.builder import compile_functions
 from hwsim.compile.isa import Isa
+from hwsim.errors import UserError
 
 ALIGNMENT = 64
 _SLACK = 64
-_SOURCES = ("builder.py", "isa.py", "expr.py", "product.py", "vector.py", "quantize.py", "depthwise.py")
+_SOURCES = ("builder.py", "isa.py", "expr.py", "product.py", "vector.py", "operand.py", "depthwise.py")
 
 
 class Kernel(Protocol):
@@ -85,3 +90,47 @@ def cache_directory() -> Path:
     """Where compiled objects are kept: ``HWSIM_CACHE`` or the user's cache directory."""
     base = os.environ.get("HWSIM_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "hwsim" / "kernels"
+
+
+def kernel_object(kernel: Kernel, isa: Isa, directory: Path) -> Path:
+    """Compiled object of a kernel, from the cache or made now."""
+    name = kernel_name(kernel, isa)
+    path = directory / f"{name}.{'c' if isa.name == 'c' else 'o'}"
+    if not path.exists():
+        executable = compile_functions({name: kernel.build(name, isa)}, isa.target_dict())
+        directory.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{os.getpid()}.{path.name}")
+        if isa.name == "c":
+            temporary.write_text(executable.mod.inspect_source("c"), encoding="utf-8")
+        else:
+            # TVM picks the format by the name's ending.
+            executable.mod.write_to_file(str(temporary), "o")
+        os.replace(temporary, path)
+    return path
+
+
+def build_objects(
+    kernels: list[Kernel], isa: Isa, progress: Callable[[int, int], None] | None = None
+) -> list[Path]:
+    """Objects of all kernels; ``progress(done, total)`` is called after each."""
+    directory = cache_directory()
+    objects: list[Path] = []
+    for index, kernel in enumerate(kernels):
+        objects.append(kernel_object(kernel, isa, directory))
+        if progress is not None:
+            progress(index + 1, len(kernels))
+    return objects
+
+
+def link(objects: list[Path], isa: Isa, output: Path) -> None:
+    """One shared library of all objects, reproducible byte for byte."""
+    compiler = isa.compiler or "cc"
+    if shutil.which(compiler) is None:
+        raise UserError(f"linker {compiler!r} not found: install it (Debian: apt-get install {compiler})")
+    with tempfile.NamedTemporaryFile("w", suffix=".rsp") as listing:
+        listing.write("\n".join(str(path) for path in objects))
+        listing.flush()
+        command = [compiler, "-shared", "-Wl,--build-id=none", "-o", str(output), f"@{listing.name}", "-lm"]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise UserError(f"{compiler}: linking {output} failed: {result.stderr.strip().splitlines()[-1]}")

@@ -113,3 +113,12 @@ def compile_functions(functions: dict[str, PrimFunc], target: dict[str, Any]) ->
     module = tvm.IRModule({tvm.ir.GlobalVar(name): function for name, function in functions.items()})
     with tvm.transform.PassContext(opt_level=3):
         return tvm.compile(module, target=tvm.target.Target(target))
+
+
+def store_lanes(code: Code, buffer: Buffer, index: Expr, value: Expr, ragged: int) -> None:
+    """Store a named vector, or only its first ``ragged`` lanes (0: all)."""
+    if not ragged:
+        code.store(buffer, index, value)
+        return
+    for lane in range(ragged):
+        code.store(buffer, index + lane, tirx.Shuffle([value], [lane]))

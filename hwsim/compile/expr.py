@@ -13,15 +13,15 @@ from typing import Any
 
 from tvm import tirx
 
-from hwsim.compile.builder import Code, broadcast, constant, vector
+from hwsim.compile.builder import Code, constant, vector
 
 
 @dataclass(frozen=True)
 class Node:
-    """One operator; ``value`` is the constant of "const", the operand index of "leaf", settings of "quantize".
+    """One operator; ``value`` is the constant of "const", the operand index of "leaf", limits of "quantize".
 
     Operators: leaf, const, add, sub, mul, div, max, min, exp, erf, tanh, sqrt, abs, floor, round, log2,
-    where_ge0 (condition, then, else), quantize (value = scale, zero point, low, high; result is int32 codes).
+    where_ge0 (condition, then, else), quantize (x, scale, zero point; value = low, high; result is int32 codes).
     """
 
     op: str
@@ -44,9 +44,12 @@ def op(name: str, *args: Node | float) -> Node:
     return Node(name, tuple(const(a) if isinstance(a, int | float) else a for a in args))
 
 
-def quantize(x: Node, scale: float, zero_point: int, low: int, high: int) -> Node:
-    """``clamp(round_half_even(x / scale) + zero_point, low, high)`` as int32."""
-    return Node("quantize", (x,), (scale, zero_point, low, high))
+def quantize(x: Node, scale: Node, zero_point: Node, low: int, high: int) -> Node:
+    """``clamp(round_half_even(x / scale) + zero_point, low, high)`` as int32.
+
+    Scale and zero point are operands, not constants: layers that differ only in them share one kernel.
+    """
+    return Node("quantize", (x, scale, zero_point), (low, high))
 
 
 def sigmoid(x: Node) -> Node:
@@ -116,11 +119,11 @@ class Evaluator:
             return _BINARY[node.op](*args)
         if node.op == "where_ge0":
             return tirx.Select(args[0] >= self.number(0.0), args[1], args[2])
-        return getattr(self, f"_{node.op}")(args[0], *node.value)
+        return getattr(self, f"_{node.op}")(*args, *node.value)
 
-    def _quantize(self, x: Any, scale: float, zero_point: float, low: float, high: float) -> Any:
+    def _quantize(self, x: Any, scale: Any, zero_point: Any, low: float, high: float) -> Any:
         """The zero point is added in float: exact, both are small integers there."""
-        level = self._round(tirx.div(x, self.number(scale))) + self.number(zero_point)
+        level = self._round(tirx.div(x, scale)) + zero_point
         limited = tirx.min(tirx.max(level, self.number(low)), self.number(high))
         return limited.astype(vector("int32", self.lanes))
 
@@ -166,8 +169,3 @@ class Evaluator:
         )
         value = y * tirx.reinterpret(vector("float32", self.lanes), power)
         return tirx.Select(x < self.number(-87.3), self.number(0.0), value)
-
-
-def spread(value: Any, lanes: int) -> Any:
-    """A scalar in every lane (re-exported for kernels that load one number for a row)."""
-    return broadcast(value, lanes)

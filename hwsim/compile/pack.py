@@ -110,8 +110,12 @@ def pack_terms(
     taps: int,
     isa: Isa,
     vectors: int,
+    bits: int | None = None,
 ) -> Packed:
-    """Stack the terms of one product; ``matrices[t][j]`` belongs to output channel ``rows[t][j]``."""
+    """Stack the terms of one product; ``matrices[t][j]`` belongs to output channel ``rows[t][j]``.
+
+    ``bits`` forces a storage width (2, 4 or 8); by default the narrowest that holds all codes.
+    """
     lanes = isa.lanes
     slots = term_slots(rows, channels, lanes)
     if all(len(orders) == 1 for orders in slots):
@@ -131,6 +135,6 @@ def pack_terms(
         stacked[term, places], scale[term, places] = matrix, factors
     picked = np.concatenate([stacked[term, slot * lanes : (slot + 1) * lanes] for slot, term in order])
     picked_scale = np.concatenate([scale[term, slot * lanes : (slot + 1) * lanes] for slot, term in order])
-    bits = storage_bits(picked)
+    bits = bits or storage_bits(picked)
     weights = pack_panels(picked, taps, isa, sections, bits)
     return Packed(sections, weights, picked.sum(1, dtype=np.int64), picked_scale, table, bits)

@@ -25,14 +25,16 @@ from typing import Any, Literal
 from tvm import tirx
 from tvm.tirx import PrimFunc
 
-from hwsim.compile.builder import Code, broadcast, vector
+from hwsim.compile.builder import Code, broadcast, store_lanes, vector
 from hwsim.compile.expr import Evaluator, Node, leaf
 from hwsim.compile.isa import Isa, dot, load_activations
+
+IDENTITY = leaf(0)
 
 
 @dataclass(frozen=True)
 class Section:
-    """``panels`` weight panels with the same terms per slot; ``ragged`` valid lanes of the last slot (0: all)."""
+    """``panels`` weight panels with the same terms per slot; ``ragged`` lanes valid in the last (0: all)."""
 
     pattern: tuple[int, ...]
     panels: int
@@ -91,7 +93,7 @@ class Product:
     activation_offset: int = 0
     out_offset: int = 0
     out_dtype: Literal["float32", "uint8", "int32"] = "float32"
-    epilogue: Node = leaf(0)
+    epilogue: Node = IDENTITY
     operands: tuple[Operand, ...] = ()
     row_terms: bool = False
     vectorized_scale: bool = True
@@ -150,6 +152,7 @@ class Product:
 
     def arguments(self, isa: Isa) -> list[tuple[str, int, str]]:
         """Name, elements and dtype of every parameter, in order."""
+        isa = self.machine(isa)
         lanes = self.packed_lanes * isa.lanes
         result = [
             ("activations", self.sizes[0], self.activation_dtype),
@@ -157,7 +160,7 @@ class Product:
             ("initial", self.batches * lanes, "int32"),
         ]
         if self.out_dtype != "int32":
-            result.append(("scale", lanes if self.vectorized_scale else isa.lanes, "float32"))
+            result.append(("scale", self.batches * lanes if self.vectorized_scale else isa.lanes, "float32"))
         if not self.direct:
             result.append(("table", self.slots, "int32"))
         if self.row_terms:
@@ -167,8 +170,11 @@ class Product:
 
     def build(self, name: str, isa: Isa) -> PrimFunc:
         """The kernel for ``isa``."""
-        machine = isa if self.activation_dtype == "uint8" else isa.wide()
-        return _Writer(name, self, machine).write()
+        return _Writer(name, self, self.machine(isa)).write()
+
+    def machine(self, isa: Isa) -> Isa:
+        """The variant of ``isa`` that multiplies these activations."""
+        return isa if self.activation_dtype == "uint8" else isa.wide()
 
 
 class _Writer:
@@ -334,19 +340,15 @@ class _Writer:
         else:
             result = self._evaluate(place, where, column, self._rescale(place, first, values))
         result = result.astype(vector(product.out_dtype, isa.lanes))
-        if not ragged:
-            code.store(self.buffers["out"], target, result)
-            return
-        result = code.bind("r", result)
-        for lane in range(ragged):
-            code.store(self.buffers["out"], target + lane, tirx.Shuffle([result], [lane]))
+        store_lanes(code, self.buffers["out"], target, code.bind("r", result), ragged)
 
     def _rescale(self, place: "_Place", first: int, values: list[Any]) -> Any:
         """``sum over terms of float32(acc) * scale``, in the order of the terms."""
         lanes = self.isa.lanes
         total = None
         for term, value in enumerate(values):
-            lane = (place.vector + first + term) * lanes if self.product.vectorized_scale else 0
+            place_of_entry = place.batch_index * self.product.packed_lanes + place.vector
+            lane = (place_of_entry + first + term) * lanes if self.product.vectorized_scale else 0
             scale = self.buffers["scale"].vload([lane], vector("float32", lanes))
             part = self.code.bind("y", value.astype(vector("float32", lanes)) * scale)
             total = part if total is None else self.code.bind("y", total + part)

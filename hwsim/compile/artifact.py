@@ -1,0 +1,145 @@
+"""Writes an artifact: a folder that runs without torch and without the compiler.
+
+module.so            kernels (objects and C source instead where the target has no loader)
+params.safetensors   packed weights, scales, tables: one flat tensor for each constant
+program.json         buffers with their places in the arena, and the kernel calls in order
+plan.json            the plan it was made from, where there is one
+manifest.json        shapes, machine, versions, integer share, sha256 of every other file
+"""
+# pyright: basic
+# TVM ships no type stubs.
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+import tvm_ffi
+from safetensors.numpy import save
+
+from hwsim.compile.build import build_objects, kernel_name, link
+from hwsim.compile.isa import Isa
+from hwsim.compile.program import Port, Program, plan_memory
+from hwsim.compile.proof import integer_proof
+from hwsim.files import write_bytes, write_text
+from hwsim.runtime.verify import SCHEMA_VERSION, sha256
+
+_FEATURES = {
+    "x86-vnni512": ("avx512_vnni", "avx512bw", "avx512vl"),
+    "x86-avxvnni": ("avx_vnni", "avx2", "fma"),
+    "x86-avx2": ("avx2", "fma"),
+    "aarch64-dotprod": ("asimddp",),
+}
+_ARCHITECTURES = {
+    "x86": ["x86_64", "AMD64"],
+    "aarch64": ["aarch64", "arm64"],
+    "riscv64": ["riscv64"],
+    "c": [],
+}
+
+
+def program_document(program: Program, isa: Isa) -> dict[str, Any]:
+    """The program as plain data; buffers are numbered in order of first use."""
+    offsets, arena = plan_memory(program)
+    buffers = program.buffers()
+    number = {buffer: index for index, buffer in enumerate(buffers)}
+
+    def port(value: Port) -> dict[str, Any]:
+        return {
+            "name": value.name, "shape": list(value.shape), "dtype": value.dtype, "buffer": number[value.buffer]
+        }  # fmt: skip
+
+    entries: list[dict[str, Any]] = []
+    for buffer in buffers:
+        entry: dict[str, Any] = {"kind": buffer.kind, "dtype": buffer.dtype, "elements": buffer.elements}
+        if buffer.kind == "work":
+            entry["offset"] = offsets[buffer]
+        else:
+            entry["name"] = buffer.name
+        entries.append(entry)
+    return {
+        "arena_bytes": arena,
+        "inputs": [port(p) for p in program.inputs],
+        "outputs": [port(p) for p in program.outputs],
+        "buffers": entries,
+        "steps": [
+            [kernel_name(step.kernel, isa), [number[b] for b in step.buffers], step.layer]
+            for step in program.steps
+        ],
+    }
+
+
+def write_artifact(
+    program: Program,
+    isa: Isa,
+    directory: Path,
+    *,
+    facts: dict[str, Any] | None = None,
+    plan: str | None = None,
+    threads: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Compile and write everything; returns the manifest. ``facts`` (model, weights, ...) go into it as given."""
+    directory.mkdir(parents=True, exist_ok=True)
+    objects = build_objects(program.kernels(), isa, progress)
+    names: list[str] = []
+    if isa.name == "c":
+        write_text(directory / "kernels.c", "\n".join(path.read_text(encoding="utf-8") for path in objects))
+        names.append("kernels.c")
+    else:
+        with tempfile.TemporaryDirectory(dir=directory) as scratch:
+            library = Path(scratch) / "module.so"
+            link(objects, isa, library)
+            write_bytes(directory / "module.so", library.read_bytes())
+        names.append("module.so")
+    if threads > 1:
+        shutil.copyfile(_runtime_library(), directory / "libtvm_runtime.so")
+        names.append("libtvm_runtime.so")
+    constants = {buffer.name: np.asarray(buffer.data) for buffer in program.constants()}
+    if len(constants) != len(program.constants()):
+        raise AssertionError("two constants share a name")
+    write_bytes(directory / "params.safetensors", save(constants))
+    write_text(directory / "program.json", json.dumps(program_document(program, isa)) + "\n")
+    names += ["params.safetensors", "program.json"]
+    if plan is not None:
+        write_text(directory / "plan.json", plan)
+        names.append("plan.json")
+    manifest = _manifest(program, isa, directory, names, facts or {}, threads)
+    write_text(directory / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    return manifest
+
+
+def _manifest(
+    program: Program, isa: Isa, directory: Path, names: list[str], facts: dict[str, Any], threads: int
+) -> dict[str, Any]:
+    ports = {
+        kind: [{"name": p.name, "shape": list(p.shape), "dtype": p.dtype} for p in values]
+        for kind, values in (("inputs", program.inputs), ("outputs", program.outputs))
+    }
+    proof = integer_proof(program)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        **facts,
+        **ports,
+        "machine": {
+            "name": isa.name,
+            "target": isa.target_dict(),
+            "architectures": _ARCHITECTURES[isa.name.partition("-")[0]],
+            "features": list(_FEATURES.get(isa.name, ())),
+        },
+        "threads": threads,
+        "steps": len(program.steps),
+        "kernels": len(program.kernels()),
+        "integer": proof.document(),
+        "versions": {"tvm": tvm.__version__, "tvm_ffi": tvm_ffi.__version__},
+        "files": {name: sha256(directory / name) for name in sorted(names)},
+    }
+
+
+def _runtime_library() -> Path:
+    """The runtime with the thread pool, from the TVM wheel."""
+    return next(Path(tvm.__file__).parent.rglob("libtvm_runtime.so"))

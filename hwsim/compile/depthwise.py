@@ -1,0 +1,165 @@
+"""Depthwise convolution: one input channel for each output channel, vectors of channels, NHWC codes.
+
+There is no reduction over channels, so the dot-product instructions do not apply; every tap is a widening
+multiply-add. A tile of neighbouring outputs shares the loaded weights. All expansion terms are summed in
+registers like in `product`.
+"""
+# pyright: basic
+# TVM ships no type stubs for its expression classes.
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tvm.tirx import PrimFunc
+
+from hwsim.compile.builder import Code, broadcast, store_lanes, vector
+from hwsim.compile.expr import Evaluator, Node
+from hwsim.compile.isa import Isa
+from hwsim.compile.product import Operand
+
+_TILE = 4
+
+
+@dataclass(frozen=True)
+class Depthwise:
+    """One depthwise convolution; channels may be repeated by a multiplier of 1 only.
+
+    Attributes:
+        dims: (extent, activation stride, output stride) of images, output rows, output columns.
+        taps: (count, activation stride) of kernel rows and columns.
+        terms: Expansion terms.
+        channels: Channels.
+        sizes: Elements of the activation and output buffers.
+    """
+
+    dims: tuple[tuple[int, int, int], ...]
+    taps: tuple[tuple[int, int], ...]
+    terms: int
+    channels: int
+    sizes: tuple[int, int]
+    activation_offset: int
+    out_offset: int
+    activation_dtype: Literal["uint8", "int32"]
+    out_dtype: Literal["float32", "uint8", "int32"]
+    epilogue: Node
+    operands: tuple[Operand, ...] = ()
+    parallel: bool = False
+
+    @property
+    def tap_count(self) -> int:
+        """Kernel taps."""
+        return self.taps[0][0] * self.taps[1][0]
+
+    @property
+    def rows(self) -> int:
+        """Output pixels."""
+        return self.dims[0][0] * self.dims[1][0] * self.dims[2][0]
+
+    def macs(self) -> int:
+        """Multiply-accumulates of all terms."""
+        return self.rows * self.tap_count * self.channels * self.terms
+
+    def arguments(self, isa: Isa) -> list[tuple[str, int, str]]:
+        """Name, elements and dtype of every parameter, in order."""
+        padded = -(-self.channels // isa.lanes) * isa.lanes
+        result = [
+            ("activations", self.sizes[0], self.activation_dtype),
+            ("weights", self.terms * self.tap_count * padded, "int8"),
+            ("initial", self.terms * padded, "int32"),
+        ]
+        if self.out_dtype != "int32":
+            result.append(("scale", self.terms * padded, "float32"))
+        result += [(f"operand{i}", o.elements, "float32") for i, o in enumerate(self.operands)]
+        return [*result, ("out", self.sizes[1], self.out_dtype)]
+
+    def build(self, name: str, isa: Isa) -> PrimFunc:
+        """The kernel for ``isa``."""
+        code = Code(name)
+        buffers = {n: code.parameter(n, size, t) for n, size, t in self.arguments(isa)}
+        (images, _, _), (height, _, _), (width, _, _) = self.dims
+        full, rest = divmod(self.channels, isa.lanes)
+        tiles, left = divmod(width, _TILE)
+        with code.loop(images) as image, code.loop(height, parallel=self.parallel) as y:
+            for first, count, tile in ((0, tiles, _TILE), (tiles * _TILE, int(left > 0), left)):
+                if not count:
+                    continue
+                with code.loop(count) as index:
+                    where = [image, y, first + index * tile]
+                    if full:
+                        with code.loop(full) as slot:
+                            self._tile(code, isa, buffers, where, (tile, slot, 0))
+                    if rest:
+                        self._tile(code, isa, buffers, where, (tile, full, rest))
+        return code.function()
+
+    def _tile(
+        self, code: Code, isa: Isa, buffers: dict[str, Any], where: list[Any], shape: tuple[int, Any, int]
+    ) -> None:
+        """``tile`` neighbouring outputs of one vector of channels."""
+        tile, slot, ragged = shape
+        lanes, kind = isa.lanes, vector("int32", isa.lanes)
+        padded = -(-self.channels // lanes) * lanes
+        column = code.bind("c", slot * lanes)
+        acc = code.scratch("acc", tile * self.terms, kind)
+        for term in range(self.terms):
+            initial = code.bind("z", buffers["initial"].vload([term * padded + column], kind))
+            for i in range(tile):
+                code.store(acc, i * self.terms + term, initial)
+        start = self.activation_offset + sum(c * s for c, (_, s, _) in zip(where, self.dims, strict=True))
+        start = code.bind("a", start + column)
+        (rows, row_stride), (columns, column_stride) = self.taps
+        for u in range(rows):
+            for v in range(columns):
+                weights = [
+                    code.bind(
+                        "w",
+                        buffers["weights"].vload(
+                            [(term * self.tap_count + u * columns + v) * padded + column], vector("int8", lanes)
+                        ).astype(kind),
+                    )
+                    for term in range(self.terms)
+                ]  # fmt: skip
+                for i in range(tile):
+                    offset = u * row_stride + v * column_stride + i * self.dims[2][1]
+                    dtype = vector(self.activation_dtype, lanes)
+                    x = code.bind("x", buffers["activations"].vload([start + offset], dtype).astype(kind))
+                    for term in range(self.terms):
+                        place = i * self.terms + term
+                        code.store(acc, place, acc.vload([place]) + x * weights[term])
+        for i in range(tile):
+            values = [acc.vload([i * self.terms + term]) for term in range(self.terms)]
+            here = [where[0], where[1], where[2] + i]
+            self._finish(code, isa, buffers, here, (column, ragged), values)
+
+    def _finish(
+        self,
+        code: Code,
+        isa: Isa,
+        buffers: dict[str, Any],
+        where: list[Any],
+        place: tuple[Any, int],
+        values: list[Any],
+    ) -> None:
+        column, ragged = place
+        lanes, padded = isa.lanes, -(-self.channels // isa.lanes) * isa.lanes
+        target = self.out_offset + sum(c * s for c, (_, _, s) in zip(where, self.dims, strict=True)) + column
+        if self.out_dtype == "int32":
+            store_lanes(code, buffers["out"], target, code.bind("r", sum(values[1:], values[0])), ragged)
+            return
+        total = None
+        for term, value in enumerate(values):
+            scale = buffers["scale"].vload([term * padded + column], vector("float32", lanes))
+            part = code.bind("y", value.astype(vector("float32", lanes)) * scale)
+            total = part if total is None else code.bind("y", total + part)
+
+        def load(index: int) -> Any:
+            if index == 0:
+                return total
+            operand, buffer = self.operands[index - 1], buffers[f"operand{index - 1}"]
+            offset = operand.offset + sum(c * s for c, s in zip(where, operand.rows, strict=True))
+            if operand.column == 0:
+                return broadcast(buffer.vload([offset]), lanes)
+            return buffer.vload([offset + column], vector("float32", lanes))
+
+        result = Evaluator(code, lanes, load)(self.epilogue).astype(vector(self.out_dtype, lanes))
+        store_lanes(code, buffers["out"], target, code.bind("r", result), ragged)

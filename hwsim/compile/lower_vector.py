@@ -1,0 +1,260 @@
+"""Handlers of vector work that is more than elementwise: norms, softmax, pools, joins, embeddings."""
+# pyright: basic
+# torch.fx nodes carry untyped arguments and metadata.
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import fx
+
+from hwsim.compile.emit import Emitter, sink_of, source_of
+from hwsim.compile.expr import Node, const, leaf, op, remap
+from hwsim.compile.values import Const, Lazy, Pending, Value, View, collapse, ordered_strides, row_major
+from hwsim.compile.vector import Gather, LayerNorm, Pool, Softmax
+from hwsim.errors import UserError
+
+
+def _swap_operand0(node: Node, own: int) -> Node:
+    """Epilogue over (own operands, leaves): leaf 0 stays, leaf i becomes leaf i + own."""
+    return remap(node, lambda index: leaf(index if index == 0 else index + own))
+
+
+class VectorLowering:
+    """Mixin of `Lowering`."""
+
+    emitter: Emitter
+    values: dict[fx.Node, Any]
+    stored: Callable[[fx.Node], View]
+    compose: Callable[..., Value]
+
+    def _last_dense(self, view: View) -> View:
+        """The view, copied unless its last axis is contiguous."""
+        if view.shape[-1] == 1 or view.strides[-1] == 1:
+            return view
+        return self.emitter.stored_in_order(view, tuple(range(len(view.shape))))
+
+    def _rowwise(self, shape: tuple[int, ...], own: Sequence[View], make: Callable[..., Any]) -> Pending:
+        """A kernel over rows of the last axis: ``make(dims, columns, epilogue, sources, sink)``."""
+        emitter, layer = self.emitter, self.emitter.layer
+        own = [view.broadcast(shape) for view in own]
+
+        def emit(node: Node, leaves: tuple[View, ...], destination: View) -> None:
+            views = [*own, *leaves]
+            emitter.layer = layer
+            dims = collapse(
+                [
+                    (shape[a], (destination.strides[a], *(v.strides[a] for v in views)))
+                    for a in range(len(shape) - 1)
+                ]
+            )
+            sources = tuple(
+                source_of(v, [s[i + 1] for _, s in dims], v.strides[-1]) for i, v in enumerate(views)
+            )
+            sink = sink_of(destination, [s[0] for _, s in dims], destination.strides[-1])
+            epilogue = _swap_operand0(node, len(own))
+            kernel = make(tuple(e for e, _ in dims), shape[-1], epilogue, sources, sink)
+            emitter.step(kernel, [*(v.buffer for v in views), destination.buffer])
+
+        return Pending(shape, tuple(range(len(shape))), emit, leaf(0))
+
+    def _aten_layer_norm_default(self, node: fx.Node) -> Pending:
+        arguments = list(node.args) + [None] * 5
+        x = self._last_dense(self.stored(arguments[0]))  # type: ignore[arg-type]
+        if len(arguments[1]) != 1:  # type: ignore[arg-type]
+            raise UserError(f"layer {self.emitter.layer}: layer norm over several axes has no kernel")
+        weight = node.kwargs.get("weight", arguments[2])
+        bias = node.kwargs.get("bias", arguments[3])
+        epsilon = float(arguments[4] if arguments[4] is not None else node.kwargs.get("eps", 1e-5))
+        parallel = self.emitter.parallel
+
+        def make(dims: Any, columns: int, epilogue: Node, sources: Any, sink: Any) -> LayerNorm:
+            return LayerNorm(dims, columns, epsilon, epilogue, sources, sink, parallel)
+
+        base = self._rowwise(x.shape, [x], make)
+        tree, leaves = leaf(0), []
+        for name, parameter in (("mul", weight), ("add", bias)):
+            if parameter is not None:
+                leaves.append(self.stored(parameter).broadcast(x.shape))
+                tree = op(name, tree, leaf(len(leaves)))
+        return Pending(base.shape, base.order, base.emit, tree, tuple(leaves))
+
+    def _aten_softmax_int(self, node: fx.Node) -> Value:
+        source, axis = node.args[0], int(node.args[1])  # type: ignore[arg-type]
+        value = self.values[source]
+        shape = tuple(value.shape)
+        if axis % len(shape) != len(shape) - 1:
+            raise UserError(f"layer {self.emitter.layer}: softmax over an axis that is not the last")
+        if isinstance(value, Lazy) and value.leaves[0].strides[-1] == 1:
+            own, tree = list(value.leaves), remap(value.node, lambda i: leaf(0 if i == 1 else i))
+        else:
+            own, tree = [self._last_dense(self.stored(source))], leaf(0)  # type: ignore[arg-type]
+        parallel = self.emitter.parallel
+
+        def make(dims: Any, columns: int, epilogue: Node, sources: Any, sink: Any) -> Softmax:
+            return Softmax(dims, columns, tree, epilogue, sources, sink, parallel)
+
+        return self._rowwise(shape, own, make)
+
+    def _aten__softmax_default(self, node: fx.Node) -> Value:
+        return self._aten_softmax_int(node)
+
+    def _aten_cat_default(self, node: fx.Node) -> Value:
+        parts: Any = node.args[0]
+        if not isinstance(self.values[parts[0]], View | Lazy | Pending | Const):
+            return self._join_accumulators([self.values[p] for p in parts])  # type: ignore[attr-defined]
+        axis = int(node.args[1]) if len(node.args) > 1 else 0  # type: ignore[arg-type]
+        shape = tuple(node.meta["val"].shape)
+        result = View(self.emitter.work(math.prod(shape)), 0, shape, row_major(shape))
+        start = 0
+        for part in parts:
+            size = tuple(self.values[part].shape)
+            stride = result.strides[axis % len(shape)]
+            value = self.values[part]
+            if isinstance(value, Pending) and len(part.users) > 1:
+                value = self.stored(part)
+            self.emitter.into(value, View(result.buffer, start * stride, size, result.strides))
+            start += size[axis]
+        return result
+
+    def _aten_roll_default(self, node: fx.Node) -> Value:
+        """Copies of the blocks on either side of each wrap."""
+        view = self.stored(node.args[0])  # type: ignore[arg-type]
+        shifts, axes = list(node.args[1]), list(node.args[2])  # type: ignore[arg-type]
+        result = View(self.emitter.work(math.prod(view.shape)), 0, view.shape, row_major(view.shape))
+        for source, target in _rolled(view, result, list(zip(axes, shifts, strict=True))):
+            self.emitter.into(source, target)
+        return result
+
+    def _aten_pad_default(self, node: fx.Node) -> Value:
+        widths = [int(w) for w in node.args[1]]  # type: ignore[union-attr]
+        if not any(widths):
+            return self.values[node.args[0]]  # type: ignore[index]
+        if min(widths) < 0 or (len(node.args) > 2 and node.args[2] != "constant"):
+            raise UserError(f"layer {self.emitter.layer}: only constant padding outwards has a kernel")
+        fill = float(node.args[3]) if len(node.args) > 3 and node.args[3] is not None else 0.0  # type: ignore[arg-type]
+        shape = tuple(node.meta["val"].shape)
+        result = View(self.emitter.work(math.prod(shape)), 0, shape, row_major(shape))
+        self.emitter.elementwise(const(fill), (), result)
+        offset = sum(widths[2 * i] * result.strides[len(shape) - 1 - i] for i in range(len(widths) // 2))
+        source = self.values[node.args[0]]  # type: ignore[index]
+        self.emitter.into(source, View(result.buffer, offset, tuple(source.shape), result.strides))
+        return result
+
+    def _aten_constant_pad_nd_default(self, node: fx.Node) -> Value:
+        proxy = fx.node.map_arg(node.args, lambda n: n)
+        node.args = (proxy[0], proxy[1], "constant", proxy[2] if len(proxy) > 2 else 0.0)
+        return self._aten_pad_default(node)
+
+    def _aten_embedding_default(self, node: fx.Node) -> Value:
+        table, indices = self.stored(node.args[0]), self.stored(node.args[1])  # type: ignore[arg-type]
+        indices = indices if indices.dense() else self.emitter.dense(indices)
+        shape = tuple(node.meta["val"].shape)
+        rows = math.prod(indices.shape)
+        result = View(self.emitter.work(math.prod(shape)), 0, shape, row_major(shape))
+        kernel = Gather(
+            (rows,), shape[-1], True, table.shape[0],
+            (source_of(table, (0,), 1), source_of(indices, (1,), 0)),
+            sink_of(result, (shape[-1],), 1),
+        )  # fmt: skip
+        self.emitter.step(kernel, [table.buffer, indices.buffer, result.buffer])
+        return result
+
+    def _aten_max_pool2d_default(self, node: fx.Node) -> Value:
+        arguments = list(node.args) + [None] * 5
+        kernel, stride = _pair(arguments[1]), _pair(arguments[2] or arguments[1])
+        return self._pool(node, (kernel, stride, _pair(arguments[3] or 0), _pair(arguments[4] or 1)), False)
+
+    def _aten_avg_pool2d_default(self, node: fx.Node) -> Value:
+        arguments = list(node.args) + [None] * 5
+        kernel, stride, padding = (
+            _pair(arguments[1]),
+            _pair(arguments[2] or arguments[1]),
+            _pair(arguments[3] or 0),
+        )
+        if any(padding) and arguments[5] is False:
+            raise UserError(
+                f"layer {self.emitter.layer}: average pooling that skips the padding has no kernel"
+            )
+        return self._pool(node, (kernel, stride, padding, (1, 1)), True)
+
+    def _aten_adaptive_avg_pool2d_default(self, node: fx.Node) -> Value:
+        source = self.values[node.args[0]]  # type: ignore[index]
+        out = _pair(node.args[1])
+        size = source.shape[-2:]
+        if size[0] % out[0] or size[1] % out[1]:
+            raise UserError(
+                f"layer {self.emitter.layer}: adaptive pooling from {size} to {out} has no kernel"
+            )
+        window = (size[0] // out[0], size[1] // out[1])
+        return self._pool(node, (window, window, (0, 0), (1, 1)), True)
+
+    def _pool(self, node: fx.Node, geometry: tuple[tuple[int, int], ...], mean: bool) -> View:
+        kernel, stride, padding, dilation = geometry
+        view = self.stored(node.args[0])  # type: ignore[arg-type]
+        shape = tuple(node.meta["val"].shape)
+        order = (0, 2, 3, 1)
+        result = View(self.emitter.work(math.prod(shape)), 0, shape, ordered_strides(shape, order))
+        high, wide = view.strides[2], view.strides[3]
+        offset = -padding[0] * high - padding[1] * wide
+        moved = View(view.buffer, view.offset + offset, view.shape, view.strides)
+        limits: list[tuple[int, int, int, int] | None] = [None, None]
+        if any(padding):
+            if any(d != 1 for d in dilation):
+                raise UserError(f"layer {self.emitter.layer}: dilated pooling with padding has no kernel")
+            limits = [(1 + i, stride[i], padding[i], view.shape[2 + i]) for i in range(2)]
+        pool = Pool(
+            (shape[0], shape[2], shape[3]), shape[1],
+            ((kernel[0], high * dilation[0]), (kernel[1], wide * dilation[1])), tuple(limits),
+            mean, float(kernel[0] * kernel[1]),
+            (source_of(moved, (view.strides[0], high * stride[0], wide * stride[1]), view.strides[1]),),
+            sink_of(result, (result.strides[0], result.strides[2], result.strides[3]), 1),
+        )  # fmt: skip
+        self.emitter.step(pool, [view.buffer, result.buffer])
+        return result
+
+    def _aten_mean_dim(self, node: fx.Node) -> Value:
+        view = self.stored(node.args[0])  # type: ignore[arg-type]
+        axes = sorted(int(a) % len(view.shape) for a in node.args[1])  # type: ignore[union-attr]
+        kept = [a for a in range(len(view.shape)) if a not in axes]
+        shape = tuple(node.meta["val"].shape)
+        small = tuple(view.shape[a] for a in kept)
+        strides = row_major(small)
+        pool = Pool(
+            small[:-1], small[-1] if small else 1,
+            tuple((view.shape[a], view.strides[a]) for a in axes), (None,) * len(axes),
+            True, float(math.prod(view.shape[a] for a in axes)),
+            (source_of(view, [view.strides[a] for a in kept[:-1]], view.strides[kept[-1]] if kept else 0),),
+            sink_of(View(self.emitter.work(math.prod(small)), 0, small, strides), strides[:-1], 1),
+        )  # fmt: skip
+        result = View(self.emitter.work(math.prod(small)), 0, shape, row_major(shape))
+        self.emitter.step(pool, [view.buffer, result.buffer])
+        return result
+
+
+def _rolled(source: View, target: View, moves: list[tuple[int, int]]) -> list[tuple[View, View]]:
+    """Pairs of windows; along each moved axis the last ``shift`` places come first."""
+    if not moves:
+        return [(source, target)]
+    axis, shift = moves[0][0] % len(source.shape), moves[0][1]
+    size = source.shape[axis]
+    shift %= size
+    pairs: list[tuple[View, View]] = []
+    for start, count, place in ((0, size - shift, shift), (size - shift, shift, 0)):
+        if count:
+            pair = (_window(source, axis, start, count), _window(target, axis, place, count))
+            pairs.extend(_rolled(*pair, moves[1:]))
+    return pairs
+
+
+def _window(view: View, axis: int, start: int, count: int) -> View:
+    shape = (*view.shape[:axis], count, *view.shape[axis + 1 :])
+    return View(view.buffer, view.offset + start * view.strides[axis], shape, view.strides)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    return (int(values[0]), int(values[-1]))
+
+
+__all__ = ["VectorLowering"]

@@ -1,0 +1,164 @@
+"""The right operand of a product of two activations, and row sums for its zero point.
+
+`PackRight` lays unsigned codes out as signed panels (code - 128) and sums every column, so that the product
+kernel can be the same as for stored weights. With A codes a, B codes b, zero points za and zb, b' = b - 128
+and zb' = zb - 128:  sum (a - za)(b - zb) = sum a b' - za sum b' - zb' sum (a - za).
+The first correction is the initial accumulator of the column, the second the row term. Zero points are
+operands, so that all layers of one shape share a kernel.
+"""
+# pyright: basic
+# TVM ships no type stubs for its expression classes.
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx import PrimFunc
+
+from hwsim.compile.builder import Code, broadcast, constant, vector
+from hwsim.compile.isa import Isa, dot
+from hwsim.compile.product import Section
+
+_FLIP = -0x7F7F7F80  # 0x80808080 as int32: u8 -> s8 = u8 - 128, four bytes at once
+
+
+@dataclass(frozen=True)
+class PackRight:
+    """Codes (batch, n, k) with strides into panels; ``steps`` is (n stride, k stride), one of them 1."""
+
+    batch: int
+    columns: int
+    depth: int
+    sections: tuple[Section, ...]
+    elements: int
+    batch_stride: int
+    steps: tuple[int, int]
+
+    def slots(self) -> int:
+        """Output slots of one batch entry."""
+        return sum(s.panels * s.vectors for s in self.sections)
+
+    def arguments(self, isa: Isa) -> list[tuple[str, int, str]]:
+        """Name, elements and dtype of every parameter, in order."""
+        steps = -(-self.depth // isa.depth)
+        return [
+            ("codes", self.elements, "uint8"),
+            ("zeros", 2, "int32"),
+            ("initial", self.batch * self.slots() * isa.lanes, "int32"),
+            ("out", self.batch * self.slots() * steps * isa.lanes * isa.depth, "int8"),
+        ]
+
+    def build(self, name: str, isa: Isa) -> PrimFunc:
+        """The kernel for ``isa``."""
+        code = Code(name)
+        codes, zeros, initial, out = (code.parameter(n, size, t) for n, size, t in self.arguments(isa))
+        blocks = -(-self.depth // isa.depth)
+        word = isa.lanes * isa.depth
+        with code.loop(self.batch) as entry:
+            first = 0
+            for section in self.sections:
+                with code.loop(section.panels) as panel, code.loop(section.vectors) as v:
+                    slot = code.bind("s", first + panel * section.vectors + v)
+                    start = code.bind("c", entry * self.batch_stride + slot * (isa.lanes * self.steps[0]))
+                    panel_base = (entry * self.slots() + first + panel * section.vectors) * (blocks * word)
+                    total = code.scratch("sum", 1, vector("int32", isa.lanes))
+                    code.store(total, 0, constant(0, "int32", isa.lanes))
+                    whole = self.depth // isa.depth
+
+                    def block_body(block: Any, valid: int) -> None:
+                        place = code.bind("b", panel_base + (block * section.vectors + v) * word)  # noqa: B023
+                        self._block(
+                            isa, code, codes, out, (start + block * isa.depth * self.steps[1], place, valid)
+                        )
+                        packed = out.vload([place], vector("int8", word))
+                        code.store(total, 0, dot(isa, total.vload([0]), _ones(isa), packed))  # noqa: B023
+
+                    if whole:
+                        with code.loop(whole) as block:
+                            block_body(block, isa.depth)
+                    if self.depth % isa.depth:
+                        block_body(tirx.const(whole, "int32"), self.depth % isa.depth)
+                    offset = tirx.const(isa.activation_offset, "int32") - zeros.vload([0])
+                    factor = broadcast(offset, isa.lanes)
+                    lane = (entry * self.slots() + slot) * isa.lanes
+                    code.store(initial, lane, total.vload([0]) * factor)
+                first += section.panels * section.vectors
+        return code.function()
+
+    def _block(self, isa: Isa, code: Code, codes: Any, out: Any, where: tuple[Any, Any, int]) -> None:
+        """One vector of one step of K; ``valid`` of its ``isa.depth`` codes exist, the others become 0."""
+        start, place, valid = where
+        column, step = self.steps
+        lanes = isa.lanes
+        if isa.depth == 4 and step == 1 and column % 4 == 0:
+            keep = (1 << (8 * valid)) - 1
+            keep = keep - (1 << 32) if keep >= 1 << 31 else keep
+            for lane in range(lanes):
+                word = tirx.reinterpret("int32", codes.vload([start + lane * column], "uint8x4"))
+                word = (word ^ tirx.const(_FLIP, "int32")) & tirx.const(keep, "int32")
+                code.store(out, place + lane * 4, tirx.reinterpret("int8x4", word))
+            return
+        if isa.depth == 4 and column == 1:
+            total = constant(0, "int32", lanes)
+            for d in range(4):
+                if d < valid:
+                    byte = codes.vload([start + d * step], vector("uint8", lanes)).astype(
+                        vector("int32", lanes)
+                    )
+                else:
+                    byte = constant(128, "int32", lanes)
+                total = total | (byte << constant(8 * d, "int32", lanes))
+            total = total ^ constant(_FLIP, "int32", lanes)
+            code.store(out, place, tirx.reinterpret(vector("int8", lanes * 4), total))
+            return
+        for lane in range(lanes):
+            for d in range(isa.depth):
+                value = tirx.const(0, "int8")
+                if d < valid:
+                    byte = codes.vload([start + lane * column + d * step]).astype("int32")
+                    value = (byte - tirx.const(128, "int32")).astype("int8")
+                code.store(out, place + lane * isa.depth + d, value)
+
+
+def _ones(isa: Isa) -> Any:
+    """Activations that are all 1, as `dot` takes them (already past any sign flip)."""
+    if isa.depth == 4:
+        return tirx.const(0x01010101, "int32")
+    return tirx.const(0x00010001 if isa.depth == 2 else 1, "int32")
+
+
+@dataclass(frozen=True)
+class RowTerms:
+    """``-zb' * sum over columns of (code - za)`` for each row of codes; ``zeros`` holds za and -zb'."""
+
+    rows: int
+    columns: int
+    pitch: int
+    elements: int
+
+    def arguments(self, isa: Isa) -> list[tuple[str, int, str]]:
+        """Name, elements and dtype of every parameter, in order."""
+        return [("codes", self.elements, "uint8"), ("zeros", 2, "int32"), ("out", self.rows, "int32")]
+
+    def build(self, name: str, isa: Isa) -> PrimFunc:
+        """The kernel for ``isa``."""
+        code, lanes = Code(name), isa.lanes
+        codes, zeros, out = (code.parameter(n, size, t) for n, size, t in self.arguments(isa))
+        kind = vector("int32", lanes)
+        with code.loop(self.rows) as row:
+            total = code.scratch("sum", 1, kind)
+            code.store(total, 0, constant(0, "int32", lanes))
+            full, rest = divmod(self.columns, lanes)
+            if full:
+                with code.loop(full) as index:
+                    part = codes.vload([row * self.pitch + index * lanes], vector("uint8", lanes))
+                    code.store(total, 0, total.vload([0]) + part.astype(kind))
+            summed = code.bind("t", total.vload([0]))
+            value = summed if lanes == 1 else tirx.Shuffle([summed], [0])
+            for lane in range(1, lanes):
+                value = value + tirx.Shuffle([summed], [lane])
+            for column in range(full * lanes, full * lanes + rest):
+                value = value + codes.vload([row * self.pitch + column]).astype("int32")
+            value = value - zeros.vload([0]) * tirx.const(self.columns, "int32")
+            code.store(out, row, value * zeros.vload([1]))
+        return code.function()

@@ -1,0 +1,62 @@
+"""Reads an artifact's documents and checks every file against its recorded hash before anything is executed."""
+
+import hashlib
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+from hwsim.errors import UserError
+
+SCHEMA_VERSION = 1
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a verified artifact: all files present and unchanged."""
+    path = directory / "manifest.json"
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot read ({error.strerror}); name a folder made by hwsim compile"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON; compile the artifact again") from error
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(f"{path}: schema version {manifest.get('schema_version')!r}, this hwsim reads 1")
+    for name, expected in manifest["files"].items():
+        file = directory / name
+        if Path(name).name != name:
+            raise UserError(f"{path}: file name {name!r} leaves the artifact; compile it again")
+        if not file.is_file():
+            raise UserError(f"{file}: missing; compile the artifact again")
+        if sha256(file) != expected:
+            raise UserError(f"{file}: content does not match the manifest; compile the artifact again")
+    return manifest
+
+
+def check_machine(manifest: dict[str, Any]) -> None:
+    """Refuse code that this processor cannot execute: it would die with an illegal instruction."""
+    wanted = manifest["machine"]
+    if platform.machine() not in wanted["architectures"]:
+        raise UserError(
+            f"artifact is built for {wanted['name']}, this machine is {platform.machine()}; compile with --isa host"
+        )
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return
+    found = {
+        word for line in text.splitlines() if line.startswith(("flags", "Features")) for word in line.split()
+    }
+    missing = sorted(set(wanted["features"]) - found)
+    if missing:
+        raise UserError(
+            f"artifact needs the processor features {', '.join(missing)}; compile for this machine with --isa host"
+        )
