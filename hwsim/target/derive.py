@@ -309,7 +309,10 @@ def _walk(part: BaseModel, prefix: str, given: bool, found: dict[str, Provenance
 
 
 def put(document: dict[str, Any], path: str, value: Any) -> None:
-    """Set a field of plain data by its dotted path (``memories.1.bandwidth``)."""
+    """Set a field of plain data by its dotted path (``memories.1.bandwidth``).
+
+    A memory's rate in one spelling replaces that in the other.
+    """
     *parents, last = path.split(".")
     place: Any = document
     for key in parents:
@@ -318,3 +321,4 @@ def put(document: dict[str, Any], path: str, value: Any) -> None:
         place[int(last)] = value
     else:
         place[last] = value
+        place.pop({"bandwidth": "bytes_per_cycle", "bytes_per_cycle": "bandwidth"}.get(last), None)

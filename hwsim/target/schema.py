@@ -11,9 +11,10 @@ import json
 from functools import cached_property
 from typing import Any, Self
 
-from pydantic import model_validator
+from pydantic import ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from hwsim.errors import UserError
 from hwsim.target import derive
 from hwsim.target.checks import cross_check
 from hwsim.target.derive import EngineChoice, FloatPath, Level, Provenance
@@ -173,8 +174,19 @@ class Target(TargetDocument):
         """A validated copy, changed by dotted path: ``{"clock_hz": "1 GHz", "units.count": 4}``."""
         document = self.document()
         for path, value in changes.items():
-            derive.put(document, path, value)
-        return Target.model_validate(document)
+            try:
+                derive.put(document, path, value)
+            except (IndexError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"{path}: {self.name} has no such field; see `hwsim target schema`"
+                ) from error
+        try:
+            return Target.model_validate(document)
+        except ValidationError as error:
+            found = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in found["loc"]) or "target"
+            message = found["msg"].removeprefix("Value error, ")
+            raise UserError(f"{self.name} with {', '.join(changes)} changed: {where}: {message}") from error
 
 
 def json_schema() -> dict[str, Any]:

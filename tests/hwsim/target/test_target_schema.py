@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
+from hwsim.errors import UserError
 from hwsim.target.engines import PRODUCTS, BitComposableEngine, BitSerialEngine, SimdEngine, SystolicEngine
 from hwsim.target.load import parse_target
 from hwsim.target.schema import Target, json_schema
@@ -248,8 +249,19 @@ def test_replace_changes_by_path_and_validates():
         8,
         5,
     )
-    with pytest.raises(ValidationError):
+    with pytest.raises(UserError, match="units[.]count: Input should be greater"):
         target().replace({"units.count": 0})
+    for path in ("memories.9.bandwidth", "units.count.x", "engines.first.rows"):
+        with pytest.raises(UserError, match="has no such field"):
+            target().replace({path: 1})
+    with pytest.raises(UserError, match="nosuch"):
+        target().replace({"nosuch.x": 1})
+
+
+def test_replace_swaps_the_spelling_of_a_rate():
+    found = target().replace({"memories.1.bytes_per_cycle": 3})
+    assert found.bytes_per_cycle("dram") == 3
+    assert found.replace({"memories.1.bandwidth": "1 GB/s"}).bytes_per_cycle("dram") == 2
 
 
 def test_hash_ignores_spelling_and_notices_content():
