@@ -1,0 +1,318 @@
+"""One sequential pass that calibrates every product of a graph on the quantized path (methods.md 5.5, 9.7).
+
+Two streams run side by side through the nodes: the float network and the network quantized so far. At a norm
+the reparameterization is chosen and folded; at a product the activation grids, the weight rounding and the
+compensating bias are chosen, in that order, against the float stream; then both streams move on. So every
+choice sees the errors of all earlier ones, and one pass does the work of RepQuant, GPTQ and BC together.
+"""
+# pyright: basic
+# torch.fx nodes and metadata are untyped in torch's stubs.
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx
+from torch.fx.node import map_arg
+
+from quant import model_pass
+from quant.activation import ActQuantizer, quantizer_of
+from quant.errors import QuantError
+from quant.methods.bias_compensation import MeanErrorAccumulator, Shrinkage, channel_axis
+from quant.methods.dual_clipping import DualClippingOptions, affine_grid, learn_dual_clipping
+from quant.methods.gptq import GptqOptions, asymmetric_target, gptq
+from quant.methods.interpret import (
+    ActivationGrid,
+    GraphRunner,
+    PlacedLayer,
+    Placement,
+    fake_activation,
+    quantized_operands,
+    value_of_terms,
+)
+from quant.methods.layer_norm_reparam import TargetScale, channel_to_layer
+from quant.methods.log_softmax_quant import ZeroMode, fit_log_sqrt2
+from quant.methods.norm_sites import NormSite, apply_reparameterization, find_norm_sites
+from quant.methods.product_inputs import Moments, input_rows, sample_values
+from quant.methods.weight_grids import ScaleRule, grouped, term_grid
+from quant.model_pass import Product, attribute
+from quant.ranges import minmax_range, mse_affine_range, percentile_range
+from quant.scheme import Scheme
+
+RangeRule = Literal["minmax", "percentile", "mse"]
+Progress = Callable[[str, int, int], None]
+"""(layer name, products done, products in all)"""
+PERCENTILES = (0.999, 0.9999, 0.99999)
+_aten = torch.ops.aten
+_SOFTMAX = {_aten.softmax.int, _aten._softmax.default}
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """Which methods the pass applies. The default is plain round-to-nearest on min-max ranges."""
+
+    activation_ranges: RangeRule = "minmax"
+    weight_scales: ScaleRule = "minmax"
+    reparameterize: bool = False
+    scale_target: TargetScale = "mean"
+    clip: DualClippingOptions | None = None
+    log_softmax: ZeroMode | None = None
+    gptq: GptqOptions | None = None
+    asymmetric: bool = False
+    bias: Shrinkage | None = None
+    bias_path: Literal["quantized", "float"] = "quantized"
+    rows: int = 16384
+    """Input rows kept for the second moments of one layer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrated:
+    """A graph (with reparameterized norms, if any) and the quantizers chosen for it."""
+
+    module: fx.GraphModule
+    placement: Placement
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    def logits(self, inputs: Sequence[Tensor]) -> Tensor:
+        """First output with quantizers in place."""
+        with torch.no_grad():
+            return GraphRunner(self.module).logits(inputs, self.placement)
+
+
+def calibrate(
+    module: fx.GraphModule,
+    assignment: Mapping[str, Scheme],
+    batches: Sequence[Sequence[Tensor]],
+    options: CalibrationOptions | None = None,
+    progress: Progress | None = None,
+) -> Calibrated:
+    """Quantize the products named in ``assignment``; ``module`` itself stays as it is."""
+    if not batches:
+        raise QuantError("calibration: no samples were given")
+    with torch.no_grad():
+        walk = _Walk(module, assignment, batches, options or CalibrationOptions(), progress)
+        return walk.run()
+
+
+class _Walk:
+    """State of the pass: the graph copy, the two streams of every batch and the placement so far."""
+
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        assignment: Mapping[str, Scheme],
+        batches: Sequence[Sequence[Tensor]],
+        options: CalibrationOptions,
+        progress: Progress | None,
+    ) -> None:
+        self.module = model_pass.copy_module(module)
+        self.runner = GraphRunner(self.module)
+        self.options, self.progress = options, progress
+        self.assignment = {name: s for name, s in assignment.items() if not s.is_float}
+        known = {product.name for product in self.runner.products.values()}
+        unknown = sorted(set(self.assignment) - known)
+        if unknown:
+            raise QuantError(f"{unknown[0]}: not a product of this model, so it cannot be quantized")
+        self.exact = [self.runner.feed(batch) for batch in batches]
+        self.quant = [self.runner.feed(batch) for batch in batches]
+        self.placement = Placement()
+        self.notes: dict[str, str] = {}
+        self.shared: dict[tuple[fx.Node, int], str] = {}
+        self.same = set(self.exact[0])
+        """Nodes before the first quantizer: both streams hold one tensor."""
+        self.done = 0
+
+    def run(self) -> Calibrated:
+        sites: dict[fx.Node, NormSite] = {}
+        if self.options.reparameterize:
+            sites = {site.node: site for site in find_norm_sites(self.module, self.runner.products)}
+        finished: set[fx.Node] = set()
+        node = next(iter(self.module.graph.nodes))
+        while node.op != "root":
+            if node.op == "call_function":
+                site = sites.get(node)
+                if site is not None:
+                    self._reparameterize(site)
+                self._step(node)
+                finished.add(node)
+                self._release(node, finished)
+            node = node.next
+        self.module.recompile()
+        return Calibrated(self.module, self.placement, self.notes)
+
+    def _step(self, node: fx.Node) -> None:
+        product = self.runner.products.get(node)
+        scheme = self.assignment.get(product.name) if product is not None else None
+        if product is not None and scheme is not None:
+            self._product(product, scheme)
+            self.done += 1
+            if self.progress is not None:
+                self.progress(product.name, self.done, len(self.assignment))
+            return
+        shared = all(source in self.same or source.op == "get_attr" for source in node.all_input_nodes)
+        for exact, quant in zip(self.exact, self.quant, strict=True):
+            exact[node] = self.runner.evaluate(node, exact)
+            quant[node] = exact[node] if shared else self.runner.evaluate(node, quant)
+        if shared:
+            self.same.add(node)
+
+    def _release(self, node: fx.Node, finished: set[fx.Node]) -> None:
+        """Drop values that nobody will read any more."""
+        for source in (*node.all_input_nodes, node):
+            if all(user in finished for user in source.users):
+                for env in (*self.exact, *self.quant):
+                    env.pop(source, None)
+
+    # norms
+
+    def _reparameterize(self, site: NormSite) -> None:
+        schemes = [self.assignment.get(product.name) for product in site.products]
+        widths = {scheme.act_bits if scheme is not None else None for scheme in schemes}
+        bits = next(iter(widths))
+        if len(widths) != 1 or bits is None:
+            self.notes[site.name] = "not reparameterized: its readers differ in activation bits"
+            return
+        tokens = torch.cat([self.runner.evaluate(site.node, env).flatten(0, -2) for env in self.quant])
+        weights = torch.cat([attribute(self.module, str(p.weight)).detach() for p in site.products])
+        symmetric = site.kind == "rms_norm"
+        low, high = tokens.amin(0), tokens.amax(0)
+        if self.options.clip is not None:
+            clipped = learn_dual_clipping(tokens, weights, bits, self.options.clip)
+            low, high = clipped.low, clipped.high
+        if symmetric:
+            scale = torch.maximum(low.abs(), high.abs()) / (2 ** (bits - 1) - 1)
+            zero = torch.full_like(scale, 2.0 ** (bits - 1))
+        else:
+            scale, zero = affine_grid(low.double(), high.double(), bits)
+        rep = channel_to_layer(scale, zero, bits, target=self.options.scale_target, shiftable=not symmetric)
+        apply_reparameterization(self.module, site, rep)
+        self.runner = GraphRunner(self.module)
+        grid = ActQuantizer(bits, scale=float(torch.tensor(rep.scale).float()), zero_point=int(rep.zero))
+        for product in site.products:
+            source = next(p for p in self.runner.products.values() if p.name == product.name).inputs[0]
+            key = self.shared.setdefault((source, bits), f"{product.name}.in0")
+            self.placement = self.placement.with_activation(key, grid)
+        low_ratio, high_ratio = rep.ratio_range
+        self.notes[site.name] = f"reparameterized, r1 {low_ratio:.3g}..{high_ratio:.3g}"
+
+    # products
+
+    def _product(self, product: Product, scheme: Scheme) -> None:
+        keys = self._activations(product, scheme)
+        layer = PlacedLayer(scheme, inputs=keys)
+        if product.kind != "matmul":
+            layer = self._weights(product, scheme, layer)
+        elif scheme.act_bits is None:
+            raise QuantError(f"{product.name}: a product of two activations needs both widths, not {scheme}")
+        self.placement = self.placement.with_layer(product.name, layer)
+        node = product.node
+        for exact, quant in zip(self.exact, self.quant, strict=True):
+            exact[node] = self.runner.evaluate(node, exact)
+            quant[node] = self.runner.evaluate(node, quant, self.placement)
+        if self.options.bias is not None and product.kind != "matmul":
+            self._compensate(product, layer)
+
+    def _activations(self, product: Product, scheme: Scheme) -> tuple[str | None, ...]:
+        widths = (scheme.act_bits, scheme.weight_bits) if product.kind == "matmul" else (scheme.act_bits,)
+        keys: list[str | None] = []
+        for index, (source, bits) in enumerate(zip(product.inputs, widths, strict=True)):
+            if bits is None:
+                keys.append(None)
+                continue
+            key = self.shared.setdefault((source, bits), f"{product.name}.in{index}")
+            if key not in self.placement.activations:
+                self.placement = self.placement.with_activation(key, self._fit_activation(source, bits))
+            keys.append(key)
+        return tuple(keys)
+
+    def _fit_activation(self, source: fx.Node, bits: int) -> ActivationGrid:
+        values = sample_values(env[source] for env in self.quant)
+        if self.options.log_softmax is not None and _is_softmax(source):
+            return fit_log_sqrt2(values, bits, self.options.log_softmax)
+        return _fit_grid(values, bits, self.options.activation_ranges)
+
+    def _weights(self, product: Product, scheme: Scheme, layer: PlacedLayer) -> PlacedLayer:
+        options, groups = self.options, 1 if product.conv is None else product.conv.groups
+        original = attribute(self.module, str(product.weight)).detach()
+        weight = grouped(original, groups)
+        moments = None
+        if options.gptq is not None or options.weight_scales == "mse":
+            moments = self._moments(product, layer)
+        target = weight
+        if options.asymmetric and moments is not None and moments.cross is not None:
+            target = asymmetric_target(weight, moments.own, moments.cross)
+        energy = None if moments is None else moments.own.diagonal(dim1=1, dim2=2)
+        grid = term_grid(target, scheme, options.weight_scales, energy)
+        if options.gptq is not None and moments is not None:
+            codes = gptq(target, moments.own, grid, options.gptq).codes
+        else:
+            codes = grid.nearest(target)
+        terms = grid.terms(codes)
+        return PlacedLayer(scheme, terms, value_of_terms(terms, original.shape), layer.bias, layer.inputs)
+
+    def _moments(self, product: Product, layer: PlacedLayer) -> Moments:
+        source, moments = product.inputs[0], Moments()
+        share = max(64, self.options.rows // len(self.exact))
+        for exact, quant in zip(self.exact, self.quant, strict=True):
+            x = quant[source]
+            if layer.inputs[0] is not None:
+                x = fake_activation(x, self.placement.activations[layer.inputs[0]])
+            own = input_rows(x, product, share)
+            moments.update(
+                own, input_rows(exact[source], product, share) if self.options.asymmetric else None
+            )
+        return moments
+
+    def _compensate(self, product: Product, layer: PlacedLayer) -> None:
+        """Fit the bias on the outputs as they are now and add it to the layer (methods.md 4.7)."""
+        node = product.node
+        rank = self.exact[0][node].dim()
+        axis = channel_axis(rank, convolution=product.kind == "conv2d")
+        accumulator = MeanErrorAccumulator((axis,))
+        for exact, quant in zip(self.exact, self.quant, strict=True):
+            output = quant[node]
+            if self.options.bias_path == "float":
+                args = quantized_operands(self._arguments(node, exact), product, layer, self.placement)
+                output = node.target(*args)  # type: ignore[operator]
+            accumulator.update(exact[node], output)
+        assert self.options.bias is not None
+        fitted = accumulator.solve(self.options.bias)
+        old = (
+            torch.zeros(fitted.bias.shape)
+            if product.bias is None
+            else attribute(self.module, product.bias).detach()
+        )
+        placed = PlacedLayer(layer.scheme, layer.terms, layer.weight, old + fitted.bias, layer.inputs)
+        self.placement = self.placement.with_layer(product.name, placed)
+        shape = [1] * rank
+        shape[axis] = -1
+        for quant in self.quant:
+            quant[node] = quant[node] + fitted.bias.reshape(shape)
+
+    def _arguments(self, node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
+        return map_arg(node.args, lambda n: self.runner.read(n, env))
+
+
+def _is_softmax(node: fx.Node) -> bool:
+    """Whether a tensor is a softmax output, views between included."""
+    while node.op == "call_function" and node.target not in _SOFTMAX:
+        if node.target not in {
+            _aten.reshape.default,
+            _aten.expand.default,
+            _aten.to.dtype,
+            _aten.clone.default,
+        }:
+            return False
+        node = node.all_input_nodes[0]
+    return node.op == "call_function"
+
+
+def _fit_grid(values: Tensor, bits: int, rule: RangeRule) -> ActQuantizer:
+    """Asymmetric grid of one tensor; ``percentile`` tries three and keeps the best in squared error."""
+    if rule == "percentile":
+        options = [percentile_range(values, bits, fraction) for fraction in PERCENTILES]
+        found = min(options, key=lambda option: float(option.error(values).square().mean()))
+    else:
+        found = mse_affine_range(values, bits) if rule == "mse" else minmax_range(values, bits)
+    return quantizer_of(found.low, found.high, bits)
