@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from planner.decide import Pick, Question, choice_of
 from planner.entries import ACTIVATIONS, BOPS, ENERGY, ERROR, LATENCY, WEIGHTS, Entry, ExactTables
 from planner.limits import to_fraction
-from planner.plan import LimitUse, PlanEnsemble, PlanLayer, Totals
+from planner.plan import LimitUse, PlanEnsemble, PlanLayer, RunnerUp, Totals
+from planner.runner_up import Neighbours
 from planner.space import Choice, Space
 from planner.tables import LayerOption
 
@@ -55,12 +56,15 @@ def _totals(space: Space, chosen: Sequence[int]) -> Totals:
     )
 
 
-def assemble(exact: ExactTables, question: Question, pick: Pick) -> Body:
-    """Layers, totals and limits of a decision."""
+def assemble(exact: ExactTables, question: Question, pick: Pick, quantity: str) -> Body:
+    """Layers with runner-ups in ``quantity``, totals and limits of a decision."""
     space, choice = space_of(exact, pick)
     chosen = space.assignment(choice)
+    around = Neighbours(exact, question, pick)
     layers = tuple(
-        _layer(space, index, space.entries[index][0], choice.holders[index])
+        _layer(
+            space, index, space.entries[index][0], choice.holders[index], around.runner_up(index, quantity)
+        )
         for index in range(len(space.entries))
     )
     ensemble = None
@@ -85,7 +89,9 @@ def held_orders(entry: Entry, holders: Sequence[int], networks: int) -> tuple[tu
     )
 
 
-def _layer(space: Space, index: int, entry: Entry, holders: Sequence[int]) -> PlanLayer:
+def _layer(
+    space: Space, index: int, entry: Entry, holders: Sequence[int], runner_up: RunnerUp | None
+) -> PlanLayer:
     exact = space.exact
     table = space.tables.layers[index]
     option: LayerOption = table.options[entry.option]
@@ -113,4 +119,5 @@ def _layer(space: Space, index: int, entry: Entry, holders: Sequence[int]) -> Pl
         weight_bytes=entry.costs[WEIGHTS],
         act_bytes=entry.costs[ACTIVATIONS],
         bound=option.bound,
+        runner_up=runner_up,
     )

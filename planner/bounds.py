@@ -74,7 +74,10 @@ class Relaxation:
         self.forest = forest_of(space, classes, [quantity, *self.names])
         self.tied = sorted({tie.child for tie in self.forest.ties} | {t.parent for t in self.forest.ties})
         self.rooms = np.array(
-            [float(l.value - space.rows(n)[0].constant) for l, n in zip(self.limits, self.names, strict=True)]
+            [
+                float(limit.value - space.rows(name)[0].constant)
+                for limit, name in zip(self.limits, self.names, strict=True)
+            ]
         )
         self.constant = float(space.rows(quantity)[0].constant)
 

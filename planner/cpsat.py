@@ -141,13 +141,14 @@ class Model:
             )
         return Choice(tuple(entries), tuple(holders))
 
-    def run(self, control: Control, tell: "Tell | None" = None) -> Answer:
-        """Solve until proven, out of time, or stopped; Ctrl-C ends the search and keeps its best plan."""
+    def run(self, control: Control, tell: "Tell | None" = None, gap: float = 0.0) -> Answer:
+        """Solve until within ``gap``, proven, out of time, or stopped; Ctrl-C ends the search and keeps its best plan."""
         solver = cp_model.CpSolver()
         solver.parameters.num_workers = control.workers
         solver.parameters.random_seed = control.seed
         solver.parameters.max_time_in_seconds = max(0.001, control.left)
         solver.parameters.catch_sigint_signal = False
+        solver.parameters.relative_gap_limit = gap
         watcher = None
         if tell is not None and control.progress is not None:
             watcher = _Watcher(tell)

@@ -4,9 +4,11 @@ A mode is ``None`` (every layer by itself: single, rows, terms) or one telescope
 layer of order K may keep all its terms in every network, or spread the terms after ``base`` over them.
 """
 
+import hashlib
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 
 from planner.exact import DecimalScale
@@ -42,6 +44,11 @@ class ExactTables:
             chain((option.energy_pj for option in options), rules, terms, fixed)
         )
         self._plain: list[list[Entry]] | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the tables' JSON as pydantic writes it."""
+        return hashlib.sha256(self.tables.model_dump_json().encode()).hexdigest()
 
     def with_tables(self, tables: Tables) -> "ExactTables":
         """The same options and scales beside other links between layers."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from planner.control import Control
 from planner.decide import Question, minimise
 from planner.entries import ExactTables
-from planner.limits import all_limits, to_fraction
+from planner.limits import all_limits, limit_for
 from planner.report import Conflict, InfeasibleReport, Kind, Relaxation
 from planner.request import Request
 from planner.select import legal_options
@@ -119,11 +119,11 @@ def _relaxation(
         if not possible:
             return None
         return Relaxation(name=demand.name, limit=0.0, text=f"without {demand.text} a plan exists")
-    limit = next(l for l in all_limits(exact, request.limits) if l.name == demand.name)
+    limit = next(one for one in all_limits(exact, request.limits) if one.name == demand.name)
     decision = minimise(question, limit.quantity, control)
     if decision.value is None:
         return None
-    needed = float(to_fraction(exact, limit.quantity, decision.value))
+    needed = limit_for(exact, limit.quantity, decision.value)
     proven = decision.status == "optimal"
     word = limit.name.removeprefix("memory:").replace("_", " ")
     text = f"{word}: {needed:g} instead of {limit.shown:g}{'' if proven else ' (at most)'}"

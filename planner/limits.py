@@ -1,5 +1,6 @@
 """Limits of a request and of the device, as exact integers on the scales of the tables."""
 
+import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -40,6 +41,14 @@ def to_fraction(exact: ExactTables, quantity: str, value: int) -> Fraction:
     if quantity == "energy":
         return exact.energy_scale.fraction(value)
     return value / as_fraction(exact.tables.clock_hz) if quantity == "latency" else Fraction(value)
+
+
+def limit_for(exact: ExactTables, quantity: str, value: int) -> float:
+    """The smallest float in the request's unit that, as a limit, admits ``value``."""
+    found = float(to_fraction(exact, quantity, value))
+    while to_integer(exact, quantity, as_fraction(found)) < value:
+        found = math.nextafter(found, math.inf)
+    return found
 
 
 def all_limits(exact: ExactTables, limits: Limits) -> list[Limit]:

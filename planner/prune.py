@@ -72,7 +72,7 @@ def agreeing(exact: ExactTables, entries: Entries) -> Entries:
         for agreement in tables.agreements:
             key = agreement_key(agreement.on)
             members = [position[name] for name in agreement.layers]
-            kinds = [{key(tables.layers[l].options[e.option]) for e in rows[l]} for l in members]
+            kinds = [{key(tables.layers[layer].options[e.option]) for e in rows[layer]} for layer in members]
             common = set[Hashable].intersection(*kinds)
             for layer in members:
                 options = tables.layers[layer].options

@@ -21,6 +21,7 @@ from planner.space import Choice, Row, Space
 
 Cuts = Callable[[Space], list[tuple[list[int], int]]]
 _STEP = DIGIT_BITS - 10
+COARSE_GAP = 2e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Problem:
 
 
 class Search:
-    """The rounds of one exact minimisation; ``coarse`` is content with the first plan proven to 2^-34."""
+    """The rounds of one exact minimisation; ``coarse`` only wants a good plan, its bound proves nothing."""
 
     def __init__(
         self, problem: Problem, control: Control, start: Choice | None, least: int, coarse: bool = False
@@ -161,7 +162,8 @@ class Search:
             model = self._model()
             objective, offset = self._digits(model, row, shift)
             model.model.minimize(objective)
-            answer = model.run(self.control, self._tell(1 << shift, (offset << shift) + row.constant))
+            tell = self._tell(1 << shift, (offset << shift) + row.constant)
+            answer = model.run(self.control, tell, COARSE_GAP if self.coarse else 0.0)
             if answer.status == "infeasible":
                 return self._none_better()
             if answer.choice is None:

@@ -3,10 +3,8 @@
 >>> plan = solve(tables, Request(limits=Limits(latency=4e-3)))      # doctest: +SKIP
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from threading import Event
 
 import ortools
@@ -16,13 +14,17 @@ from planner.assemble import assemble
 from planner.control import Control, ProgressCallback, SolveStats
 from planner.decide import Decision, Pick, Question, minimise
 from planner.entries import ExactTables
-from planner.errors import Infeasible, PlannerError, Unsolved
+from planner.errors import Infeasible, Unsolved
 from planner.exact import as_fraction
+from planner.explain import alternatives, priced
+from planner.infeasible import explain_infeasible
 from planner.limits import Limit, all_limits, tightened, to_fraction, to_integer
-from planner.plan import Plan, Proof
+from planner.plan import Plan
+from planner.proof import proof_of
 from planner.request import Request
 from planner.select import legal_options
 from planner.tables import Tables
+from planner.verify import verify
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +57,22 @@ def solve_with_stats(
 ) -> Solution:
     """Like ``solve``, with the effort beside the plan."""
     control = Control(request.seed, request.workers, request.time_limit, stop, progress)
-    exact = ExactTables(tables)
-    question = question_of(exact, request)
     starts = [] if warm_start is None else picks_of(tables, warm_start)
+    plan = plan_within(ExactTables(tables), request, control, starts)
+    control.stats.seconds = control.elapsed
+    return Solution(plan, control.stats)
+
+
+def plan_within(exact: ExactTables, request: Request, control: Control, starts: Sequence[Pick] = ()) -> Plan:
+    """The plan under a clock that several requests may share."""
+    question = question_of(exact, request)
     decisions = lexicographic(question, request, control, starts)
     last = decisions[-1]
     if last.status == "infeasible":
-        from planner.infeasible import explain_infeasible
-
         raise Infeasible(explain_infeasible(exact, request, control))
     if last.pick is None:
         raise Unsolved(_unsolved(control))
-    plan = finish(exact, request, question, decisions, control)
-    control.stats.seconds = control.elapsed
-    return Solution(plan, control.stats)
+    return finish(exact, request, question, decisions, control)
 
 
 def question_of(exact: ExactTables, request: Request) -> Question:
@@ -141,50 +145,38 @@ def finish(
     exact: ExactTables, request: Request, question: Question, decisions: Sequence[Decision], control: Control
 ) -> Plan:
     """The plan document of a decision, checked by the independent verifier."""
-    from planner.verify import verify
-
-    last = decisions[-1]
+    first, last = decisions[0], decisions[-1]
     assert last.pick is not None
-    proofs = [
-        proof_of(exact, quantity, decision)
-        for quantity, decision in zip(request.objective, decisions, strict=False)
-    ]
+    pairs = zip(request.objective, decisions, strict=False)
+    proofs = tuple(proof_of(exact, quantity, decision) for quantity, decision in pairs)
     proven = len(decisions) == len(request.objective) and all(d.status == "optimal" for d in decisions)
-    body = assemble(exact, question, last.pick)
+    stopped = None if proven else control.stopped
+    body = assemble(exact, question, last.pick, request.objective[0])
+    limits = body.limits
+    if request.explain:
+        limits = priced(question, request.objective[0], first, limits, control)
+    others = alternatives(question, request.objective[0], last.pick, request.alternatives, control)
     plan = Plan(
         model=exact.tables.model,
         target=exact.tables.target,
-        tables_sha256=tables_digest(exact.tables),
+        tables_sha256=exact.digest,
         request=request,
         status="optimal" if proven else "feasible",
-        stopped=None if proven else control.stopped,
-        proof=tuple(proofs),
+        stopped=stopped,
+        proof=proofs,
         totals=body.totals,
         ensemble=body.ensemble,
         layers=body.layers,
-        limits=body.limits,
+        limits=limits,
         options_before=sum(len(layer.options) for layer in exact.tables.layers),
         options_after=last.counts.pruned,
         options_solver=last.counts.solver,
+        alternatives=others,
         versions={"ortools": ortools.__version__, "pydantic": pydantic.VERSION},
         provenance=exact.tables.provenance,
     )
     verify(exact.tables, plan)
     return plan
-
-
-def proof_of(exact: ExactTables, quantity: str, decision: Decision) -> Proof:
-    """Value, bound and gap of one objective in the request's unit."""
-    assert decision.value is not None
-    value = to_fraction(exact, quantity, decision.value)
-    bound = to_fraction(exact, quantity, min(decision.bound, decision.value))
-    gap = (value - bound) / value if value else Fraction(0)
-    return Proof(quantity=quantity, value=float(value), bound=float(bound), gap=float(gap))  # pyright: ignore[reportArgumentType]
-
-
-def tables_digest(tables: Tables) -> str:
-    """SHA-256 of the tables' JSON as pydantic writes it."""
-    return hashlib.sha256(tables.model_dump_json().encode()).hexdigest()
 
 
 def _unsolved(control: Control) -> str:
@@ -193,6 +185,3 @@ def _unsolved(control: Control) -> str:
         f"no plan: {reason} before one was found, and none is proven impossible; raise the time limit "
         "or loosen a limit"
     )
-
-
-__all__ = ["PlannerError", "Solution", "solve", "solve_with_stats"]

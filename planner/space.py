@@ -281,11 +281,9 @@ def live_steps(tables: Tables) -> list[tuple[tuple[int, ...], int]]:
     Tables without live sets mean that every layer's activation is live alone.
     """
     position = {layer.name: index for index, layer in enumerate(tables.layers)}
-    steps = [
-        (frozenset(position[name] for name in live.layers), live.fixed_bytes) for live in tables.live_sets
-    ]
-    if not steps:
-        steps = [(frozenset((index,)), 0) for index in position.values()]
+    if not tables.live_sets:
+        return [((index,), 0) for index in position.values()]
+    steps = [(frozenset(position[name] for name in s.layers), s.fixed_bytes) for s in tables.live_sets]
     unique = list(dict.fromkeys(steps))
     kept = [
         (layers, fixed)

@@ -1,0 +1,170 @@
+"""For every layer the best other scheme while all other layers stay, and what it would change.
+
+Alternatives are tried in the order of the first objective; the first that keeps every limit and agreement is
+the runner-up. Where none does, the best one is named together with what it would break.
+"""
+
+from dataclasses import dataclass
+
+from planner.decide import Pick, Question
+from planner.entries import ACTIVATIONS, BOPS, ENERGY, ERROR, LATENCY, WEIGHTS, Entry, ExactTables
+from planner.limits import to_fraction
+from planner.plan import RunnerUp
+from planner.space import agreement_key, live_steps, rule_applies
+from planner.tables import Boundary, LayerOption
+
+_SUMS = {"error": ERROR, "energy": ENERGY, "bops": BOPS, "weight_memory": WEIGHTS}
+
+
+@dataclass(slots=True)
+class _State:
+    """Quantities of the plan, or of the plan with one layer changed."""
+
+    sums: list[int]
+    loads: list[int]
+    live: list[int]
+
+    def value(self, quantity: str, holds: tuple[str, ...] = ()) -> int:
+        if quantity == "latency":
+            return max(self.loads)
+        if quantity == "activation_memory":
+            return max(self.live)
+        if quantity.startswith("memory:"):
+            weights = self.sums[WEIGHTS] if "weights" in holds else 0
+            return weights + (max(self.live) if "activations" in holds else 0)
+        return self.sums[_SUMS[quantity]]
+
+
+class Neighbours:
+    """All plans that differ from one plan in a single layer."""
+
+    def __init__(self, exact: ExactTables, question: Question, pick: Pick) -> None:
+        self.exact, self.question, self.pick = exact, question, pick
+        tables = exact.tables
+        self.networks = 1 if pick.mode is None else pick.mode.predictors
+        self.copies = 1 if pick.mode is None else self.networks + 1
+        self.entries = exact.entries(question.legal, pick.mode)
+        self.taken = [
+            next(entry for entry in row if (entry.option, entry.base) == wanted)
+            for row, wanted in zip(self.entries, pick.options, strict=True)
+        ]
+        self.options = [
+            layer.options[entry.option] for layer, entry in zip(tables.layers, self.taken, strict=True)
+        ]
+        self.position = {layer.name: index for index, layer in enumerate(tables.layers)}
+        self.steps = live_steps(tables)
+        self.holds = {f"memory:{memory.name}": memory.holds for memory in tables.memories}
+        self.touching: list[list[Boundary]] = [[] for _ in tables.layers]
+        for boundary in tables.boundaries:
+            self.touching[self.position[boundary.source]].append(boundary)
+            self.touching[self.position[boundary.target]].append(boundary)
+        self.state = self._state()
+
+    def _state(self) -> _State:
+        tables, mode = self.exact.tables, self.pick.mode
+        fixed = tables.fixed_cycles if mode is None else mode.fixed_cycles + mode.combine_cycles
+        energy = tables.fixed_energy_pj if mode is None else mode.fixed_energy_pj
+        sums = [
+            self.exact.error_scale.integer(tables.fixed_error),
+            0,
+            self.exact.energy_scale.integer(energy),
+            tables.fixed_bops * self.copies,
+            tables.fixed_weight_bytes,
+            0,
+        ]
+        loads = [fixed] * self.networks
+        for entry, holders in zip(self.taken, self.pick.holders, strict=True):
+            for kind in (ERROR, ENERGY, BOPS, WEIGHTS):
+                sums[kind] += entry.costs[kind]
+            loads = [load + entry.costs[LATENCY] for load in loads]
+            for holder, cycles in zip(holders, entry.later, strict=True):
+                loads[holder] += cycles
+        for boundary in tables.boundaries:
+            cycles, spent = self._price(boundary, {})
+            loads = [load + cycles for load in loads]
+            sums[ENERGY] += spent
+        held = 1 if mode is None else mode.activation_copies
+        live = [
+            held * (fixed_bytes + sum(self.taken[layer].costs[ACTIVATIONS] for layer in layers))
+            for layers, fixed_bytes in self.steps
+        ]
+        return _State(sums, loads, live)
+
+    def _price(self, boundary: Boundary, changed: dict[int, LayerOption]) -> tuple[int, int]:
+        source, target = self.position[boundary.source], self.position[boundary.target]
+        one, other = changed.get(source, self.options[source]), changed.get(target, self.options[target])
+        paid = [rule for rule in boundary.rules if rule_applies(rule, one, other)]
+        energy = sum(self.exact.energy_scale.integer(rule.energy_pj) for rule in paid)
+        return sum(rule.cycles for rule in paid), self.copies * energy
+
+    def changed(self, layer: int, entry: Entry) -> _State:
+        """The state with one layer's entry replaced; its later terms go to the least loaded network."""
+        old, state = self.taken[layer], self.state
+        sums = [total + new - was for total, new, was in zip(state.sums, entry.costs, old.costs, strict=True)]
+        loads = [load + entry.costs[LATENCY] - old.costs[LATENCY] for load in state.loads]
+        for holder, cycles in zip(self.pick.holders[layer], old.later, strict=True):
+            loads[holder] -= cycles
+        for cycles in sorted(entry.later, reverse=True):
+            loads[loads.index(min(loads))] += cycles
+        option = self.exact.tables.layers[layer].options[entry.option]
+        for boundary in self.touching[layer]:
+            (before, spent), (after, spends) = (
+                self._price(boundary, {}),
+                self._price(boundary, {layer: option}),
+            )
+            loads = [load + after - before for load in loads]
+            sums[ENERGY] += spends - spent
+        held = 1 if self.pick.mode is None else self.pick.mode.activation_copies
+        more = held * (entry.costs[ACTIVATIONS] - old.costs[ACTIVATIONS])
+        live = [
+            total + more if layer in layers else total
+            for total, (layers, _) in zip(state.live, self.steps, strict=True)
+        ]
+        return _State(sums, loads, live)
+
+    def broken(self, layer: int, entry: Entry, state: _State) -> tuple[str, ...]:
+        """Limits and agreements that the changed plan breaks."""
+        found = [
+            limit.name
+            for limit in self.question.limits
+            if state.value(limit.quantity, self.holds.get(limit.name, ())) > limit.value
+        ]
+        table = self.exact.tables.layers[layer]
+        option = table.options[entry.option]
+        for group in self.exact.tables.agreements:
+            if table.name in group.layers:
+                key = agreement_key(group.on)
+                if key(option) != key(self.options[layer]):
+                    found.append(f"agreement:{group.name}")
+        return tuple(found)
+
+    def runner_up(self, layer: int, quantity: str) -> RunnerUp | None:
+        """The best alternative of one layer."""
+        scheme = self.options[layer].scheme
+        table = self.exact.tables.layers[layer]
+        others = [e for e in self.entries[layer] if table.options[e.option].scheme != scheme]
+        states = [(self.changed(layer, entry), entry) for entry in others]
+        states.sort(key=lambda pair: (pair[0].value(quantity), max(pair[0].loads), pair[1].option))
+        first: tuple[_State, Entry, tuple[str, ...]] | None = None
+        for state, entry in states:
+            broken = self.broken(layer, entry, state)
+            if first is None or not broken:
+                first = (state, entry, broken)
+            if not broken:
+                break
+        return None if first is None else self._described(layer, *first)
+
+    def _described(self, layer: int, state: _State, entry: Entry, broken: tuple[str, ...]) -> RunnerUp:
+        option = self.exact.tables.layers[layer].options[entry.option]
+        now = self.state
+        error = to_fraction(self.exact, "error", state.sums[ERROR] - now.sums[ERROR])
+        energy = to_fraction(self.exact, "energy", state.sums[ENERGY] - now.sums[ENERGY])
+        return RunnerUp(
+            scheme=option.scheme,
+            engine=option.engine,
+            way=option.way,
+            error_change=float(error),
+            cycles_change=max(state.loads) - max(now.loads),
+            energy_change_pj=float(energy),
+            breaks=broken,
+        )
