@@ -1,6 +1,7 @@
 """Price every (layer, scheme, engine, way) at once: the closed-form cost model, compiled.
 
-time = max(compute, each memory) + first load + last store + launch + synchronisation, where compute follows
+time = max(home memory, max(compute, inner memories) + first load + last store) + launch + synchronisation, where
+"home" is the memory in which the operands live, and compute follows
 the engine's closed form (systolic folds as corrected SCALE-Sim; padded tiles for SIMD, dot-product and
 tensor-core engines; Bit Fusion's form for bit-composable arrays) and the traffic of each memory is the least
 that the tile search finds for the buffer inside it.
@@ -54,7 +55,8 @@ def product_cycles(engine: Row, instances: int, m: int, n: int, k: int, window: 
         area = max(1, window)
         channels = max(1, k // area)
         # Too few channels to fill the rows: the window is unrolled (im2col), as in the first layer.
-        steps = ceil_div(k, depth) if channels < rows else area * ceil_div(channels, depth)
+        unrolled = channels < rows and engine[col.E_UNROLLS_WINDOW] > 0
+        steps = ceil_div(k, depth) if unrolled else area * ceil_div(channels, depth)
         return float(instances) * m * ceil_div(n, columns) * steps / efficiency + startup
     tile_m, tile_n, tile_k = int(engine[col.E_TILE_M]), int(engine[col.E_TILE_N]), int(engine[col.E_TILE_K])
     if n == 1 and instances > 1:
@@ -91,10 +93,10 @@ def edge_bytes(
 
 @jit
 def tile_stream(
-    instances: int, m: int, n: int, k: int, inputs: float, weights: float, outputs: float, capacity: float,
-    rate: float, compute: float, engine: Row, stream: Row,
+    instances: int, m: int, n: int, k: int, inputs: float, weights: float, outputs: float, level: Row,
+    compute: float, engine: Row, stream: Row,
 ) -> None:  # fmt: skip
-    """The tiles of one product through a buffer of ``capacity`` bytes, written to ``stream``.
+    """The tiles of one product from memory ``level`` through the buffer inside it, written to ``stream``.
 
     An operand is fetched, or a result stored, every so-many tiles. What fits as a whole is still cut in up to
     ``STREAM_PARTS`` tiles, so that compute starts before everything has arrived.
@@ -106,6 +108,7 @@ def tile_stream(
             int(engine[col.E_TILE_N]),
             int(engine[col.E_TILE_K]),
         )
+    capacity, rate = level[col.L_BUFFER], level[col.L_RATE]
     whole = inputs + weights + outputs
     stream[col.S_INPUT], stream[col.S_WEIGHT], stream[col.S_OUTPUT] = inputs, weights, outputs
     stream[col.S_M], stream[col.S_N], stream[col.S_K] = m, n, k
@@ -113,6 +116,14 @@ def tile_stream(
     if instances > 1 and 2 * whole / instances <= capacity:
         together = max(1, min(int(capacity / (2 * whole / instances)), ceil_div(instances, col.STREAM_PARTS)))
         stream[col.S_TILES] = ceil_div(instances, together)
+    elif level[col.L_WEIGHT_BUFFER] > 0 and inputs + outputs <= capacity - level[col.L_WEIGHT_BUFFER]:
+        # The inputs stay in their own buffer; the weights pass through theirs, double-buffered.
+        parts = min(col.STREAM_PARTS, ceil_div(n, align_n))
+        if weights > level[col.L_WEIGHT_BUFFER]:
+            parts = int(np.ceil(2 * weights / level[col.L_WEIGHT_BUFFER]))
+        each = max(1, min(m, col.STREAM_PARTS // parts))
+        stream[col.S_TILES], stream[col.S_WEIGHT_EVERY] = parts * each, each
+        stream[col.S_INPUT_EVERY] = parts * each
     elif whole <= capacity:
         _split_resident(instances, m, n, inputs, weights, align_m, align_n, stream)
     else:
@@ -283,6 +294,7 @@ def _price_memory(
     home = max(weight_home, act_home)
     compute, count = result[col.R_COMPUTE], levels.shape[0]
     slowest, fill, energy, bound = 0.0, 0.0, 0.0, col.BOUND_COMPUTE
+    at_home, elsewhere = 0.0, compute
     for level in range(count):
         rate = levels[level, col.L_RATE]
         if level == 0 and count > 1:
@@ -300,16 +312,15 @@ def _price_memory(
             if take_w + take_i == 0.0:
                 continue
             if count == 1 or levels[level, col.L_BUFFER_SHARED] > 0:
-                capacity = np.inf if count == 1 else levels[level, col.L_BUFFER]
                 tile_stream(
-                    instances, m, n, k, take_i, take_w, take_o, capacity, rate, compute, engine, stream
+                    instances, m, n, k, take_i, take_w, take_o, levels[level], compute, engine, stream
                 )
                 moved = stream[col.S_INPUT] + stream[col.S_WEIGHT] + stream[col.S_OUTPUT]
                 per_unit = moved / used
             else:
                 tile_stream(
                     part_instances, part_m, part_n, k, take_i * input_share, take_w * weight_share,
-                    take_o * output_share, levels[level, col.L_BUFFER], rate, compute, engine, stream,
+                    take_o * output_share, levels[level], compute, engine, stream,
                 )  # fmt: skip
                 per_unit = stream[col.S_INPUT] + stream[col.S_WEIGHT] + stream[col.S_OUTPUT]
                 moved = per_unit * used
@@ -323,8 +334,14 @@ def _price_memory(
             slowest = cycles
             if cycles > compute:
                 bound = level
+        if level == home and (level > 0 or count == 1):
+            at_home = cycles
+        elif level > 0:
+            elsewhere = max(elsewhere, cycles)
     result[col.R_MEMORY], result[col.R_FILL], result[col.R_MEMORY_PJ] = slowest, fill, energy
     result[col.R_BOUND], result[col.R_HOME] = bound, home
+    # The first load and the last store are part of the home memory's own time.
+    result[col.R_RUNNING] = max(elsewhere + fill, at_home)
 
 
 @jit
@@ -399,7 +416,7 @@ def price_options(
             fixed += constants[2]
         if way == col.WAY_TERMS:
             fixed += shape[col.D_OUTPUTS] * (count - 1) / constants[3]
-        running = max(result[col.R_COMPUTE], result[col.R_MEMORY]) + result[col.R_FILL]
+        running = result[col.R_RUNNING]
         result[col.R_FIXED], result[col.R_CYCLES] = fixed, running + fixed
         if fixed > running:
             result[col.R_BOUND] = col.BOUND_LAUNCH

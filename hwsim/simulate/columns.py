@@ -2,11 +2,12 @@
 
 # Engines (machine.Engine).
 E_KIND, E_ROWS, E_COLUMNS, E_DATAFLOW, E_TILE_M, E_TILE_N, E_TILE_K, E_PIPELINED, E_ARRAYS = range(9)
-E_EFFICIENCY, E_STARTUP, ENGINE_COLUMNS = range(9, 12)
+E_EFFICIENCY, E_STARTUP, E_UNROLLS_WINDOW, ENGINE_COLUMNS = range(9, 13)
 
 # Memories (machine.Level).
 L_CAPACITY, L_RATE, L_SHARED, L_PJ, L_LATENCY, L_WEIGHTS, L_ACTIVATIONS, L_BUFFER, L_BUFFER_SHARED = range(9)
-LEVEL_COLUMNS = 9
+# Where weights and activations have buffers of their own inside this memory: the size of the weight buffer, else 0.
+L_WEIGHT_BUFFER, LEVEL_COLUMNS = range(9, 11)
 MAX_LEVELS = 9
 
 # Shapes of products; the window is the kernel area, 0 for a product of two activations.
@@ -27,7 +28,7 @@ STREAM_PARTS = 8
 
 # Prices of points.
 R_CYCLES, R_COMPUTE, R_MEMORY, R_FILL, R_FIXED, R_MAC_PJ, R_MEMORY_PJ, R_BOUND = range(8)
-R_WEIGHT_BYTES, R_ACT_BYTES, R_UNITS, R_MACS, R_HOME, R_SPLIT, R_STREAM = range(8, 15)
+R_WEIGHT_BYTES, R_ACT_BYTES, R_UNITS, R_MACS, R_HOME, R_SPLIT, R_RUNNING, R_STREAM = range(8, 16)
 SPLIT_NONE, SPLIT_INSTANCES, SPLIT_N, SPLIT_M = range(4)
 R_LEVELS = R_STREAM + STREAM_COLUMNS
 RESULT_COLUMNS = R_LEVELS + MAX_LEVELS

@@ -23,7 +23,8 @@ class Engine:
     """One kind of compute of a unit.
 
     ``rates`` maps (weight bits, activation bits) to multiply-accumulates a cycle of one unit; float is
-    ``(32, 32)`` or ``(16, 16)``. ``pipelined`` arrays start a fold while the last one drains.
+    ``(32, 32)`` or ``(16, 16)``. ``pipelined`` arrays start a fold while the last one drains; an array that
+    ``unrolls_window`` lays the kernel window on its rows where there are too few channels to fill them.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Engine:
     arrays: int = 1
     efficiency: float = 1.0
     startup_cycles: float = 0.0
+    unrolls_window: bool = True
     packed_weight_bits: frozenset[int] = frozenset()
     unpack_overhead: float = 0.0
     mac_pj: dict[tuple[int, int], float] = field(default_factory=dict)
@@ -93,6 +95,7 @@ class Machine:
             row[col.E_TILE_M], row[col.E_TILE_N], row[col.E_TILE_K] = engine.tile
             row[col.E_PIPELINED], row[col.E_ARRAYS] = float(engine.pipelined), engine.arrays
             row[col.E_EFFICIENCY], row[col.E_STARTUP] = engine.efficiency, engine.startup_cycles
+            row[col.E_UNROLLS_WINDOW] = float(engine.unrolls_window)
         return table
 
     def stored_bits(self, bits: int) -> int:
@@ -107,20 +110,22 @@ class Machine:
             row[col.L_SHARED], row[col.L_PJ] = float(level.shared), level.pj_per_byte
             row[col.L_LATENCY] = level.latency_cycles
             row[col.L_WEIGHTS], row[col.L_ACTIVATIONS] = level.holds_weights, level.holds_activations
-            row[col.L_BUFFER], row[col.L_BUFFER_SHARED] = self._buffer(index)
+            row[col.L_BUFFER], row[col.L_BUFFER_SHARED], row[col.L_WEIGHT_BUFFER] = self._buffer(index)
         return table
 
     def buffer_shared(self, outer: int) -> bool:
         """Whether what lies inside level ``outer`` is shared by the units."""
         return bool(self._buffer(outer)[1])
 
-    def _buffer(self, outer: int) -> tuple[float, float]:
-        """Bytes and sharing of what lies inside level ``outer``: one memory, or a weight and an input buffer."""
+    def _buffer(self, outer: int) -> tuple[float, float, float]:
+        """Bytes and sharing of what lies inside level ``outer``, and of its weight buffer where that is apart."""
         inner = range(outer - 1, -1, -1)
         weights = next((i for i in inner if self.levels[i].holds_weights), None)
         activations = next((i for i in inner if self.levels[i].holds_activations), None)
         found = {index for index in (weights, activations) if index is not None}
         if not found:
-            return 0.0, 1.0
+            return float("inf"), 1.0, 0.0
         shared = all(self.levels[index].shared for index in found)
-        return sum(self.levels[index].capacity for index in found), float(shared)
+        apart = weights is not None and activations is not None and weights != activations
+        own = self.levels[weights].capacity if apart and weights is not None else 0.0
+        return sum(self.levels[index].capacity for index in found), float(shared), own
