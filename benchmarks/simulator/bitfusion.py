@@ -1,6 +1,6 @@
 """Bit Fusion: cycles of reference networks per bit pair, against the published rows and totals.
 
-    python benchmarks/simulator/bitfusion.py
+python benchmarks/simulator/bitfusion.py
 """
 
 import csv
@@ -27,7 +27,15 @@ def layers_of(model: str) -> list[BitFusionLayer]:
     for row in csv.DictReader((SHARED / "ref" / "topologies" / f"{model}_layers.csv").open()):
         if row["op"] == "conv":
             found.append(
-                BitFusionLayer(int(row["r"]), int(row["out_e"]), int(row["stride"]), int(row["c"]), int(row["N"]), 1, row["idx"] == "0")
+                BitFusionLayer(
+                    int(row["r"]),
+                    int(row["out_e"]),
+                    int(row["stride"]),
+                    int(row["c"]),
+                    int(row["N"]),
+                    1,
+                    row["idx"] == "0",
+                )
             )
         else:
             found.append(BitFusionLayer(1, 1, 1, int(row["K"]), int(row["N"]), int(row["M"])))
@@ -41,7 +49,9 @@ def main() -> None:
     for name, (layer, act, weight, total, stall) in PUBLISHED.items():
         found = bitfusion_cycles(layer, act, weight)
         wrong += (found.total, found.stall) != (total, stall)
-        rows.append([name, f"a{act}w{weight}", f"{total:,}", f"{found.total:,}", f"{stall:,}", f"{found.stall:,}"])
+        rows.append(
+            [name, f"a{act}w{weight}", f"{total:,}", f"{found.total:,}", f"{stall:,}", f"{found.stall:,}"]
+        )
     published = markdown(["layer", "bits", "published cycles", "ours", "published waits", "ours"], rows)
     totals: list[list[object]] = []
     for model, expected in TOTALS.items():

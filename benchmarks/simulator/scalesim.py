@@ -191,6 +191,7 @@ def live_table(environment: Path) -> tuple[str, int]:
 
 
 def write_topology(folder: Path) -> Path:
+    """The live layers as a SCALE-Sim topology file."""
     path = folder / "net.csv"
     header = (
         "Layer name, IFMAP Height, IFMAP Width, Filter Height, Filter Width, Channels, Num Filter, Strides,"
@@ -238,6 +239,7 @@ def run_scalesim(python: Path, height: int, width: int, dataflow: str) -> tuple[
 
 
 def read_report(path: Path) -> list[dict[str, str]]:
+    """Rows of one of its reports, names and cells stripped."""
     with path.open() as stream:
         return [
             {(k or "").strip(): (v or "").strip() for k, v in row.items() if isinstance(v, str)}
@@ -246,6 +248,7 @@ def read_report(path: Path) -> list[dict[str, str]]:
 
 
 def main() -> None:
+    """Write reports/simulator/scalesim.md; fails on a mismatch."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--live", action="store_true")
     parser.add_argument("--environment", type=Path, default=Path(tempfile.gettempdir()) / "hwsim-scalesim")

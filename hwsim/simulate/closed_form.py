@@ -121,7 +121,7 @@ def tile_stream(
         parts = min(col.STREAM_PARTS, ceil_div(n, align_n))
         if weights > level[col.L_WEIGHT_BUFFER]:
             parts = int(np.ceil(2 * weights / level[col.L_WEIGHT_BUFFER]))
-        each = max(1, min(m, col.STREAM_PARTS // parts))
+        each = max(1, min(m, 4 * col.STREAM_PARTS // parts))  # results leave as they are made
         stream[col.S_TILES], stream[col.S_WEIGHT_EVERY] = parts * each, each
         stream[col.S_INPUT_EVERY] = parts * each
     elif whole <= capacity:

@@ -14,7 +14,7 @@ from hwsim.simulate.placement import Placement
 from quant.scheme import Scheme
 
 if TYPE_CHECKING:
-    from hwsim.model.graph import Layer
+    from hwsim.model.graph import ConvShape, Layer
 
 Way = Literal["single", "rows", "terms"]
 WAY_CODES: dict[Way, int] = {"single": col.WAY_SINGLE, "rows": col.WAY_ROWS, "terms": col.WAY_TERMS}
@@ -33,9 +33,20 @@ def product_shape(layer: "Layer") -> tuple[int, int, int]:
     """Window area (0 for a product of two activations), first operand's elements, output elements."""
     if layer.kind == "matmul":
         return 0, layer.batch * layer.groups * layer.m * layer.k, layer.elements
-    window = layer.conv.kernel[0] * layer.conv.kernel[1] if layer.conv is not None else 1
+    if layer.conv is not None:
+        return layer.conv.kernel[0] * layer.conv.kernel[1], touched_inputs(layer, layer.conv), layer.elements
     inputs = math.prod(layer.input_shapes[0]) if layer.input_shapes else layer.m * layer.k
-    return window, inputs, layer.elements
+    return 1, inputs, layer.elements
+
+
+def touched_inputs(layer: "Layer", conv: "ConvShape") -> int:
+    """Input elements that some window covers: a 1 × 1 convolution of stride 2 reads a quarter of its input."""
+    *leading, height, width = layer.input_shapes[0]
+    out_height, out_width = layer.output_shape[-2:]
+    for axis, (size, outputs) in enumerate(((height, out_height), (width, out_width))):
+        kernel = conv.kernel[axis]
+        leading.append(min(size, (outputs - 1) * min(kernel, conv.stride[axis]) + kernel))
+    return math.prod(leading)
 
 
 def operator_class(layer: "Layer") -> str:
