@@ -103,15 +103,17 @@ def profile_errors(
     offered: Sequence[Sequence[Scheme]],
     batches: "Sequence[tuple[Tensor, ...]]",
     *,
-    synthetic: bool,
+    data: str | None,
     seed: int,
 ) -> ErrorProfile:
-    """Profile all offered schemes; ``batches`` are calibration inputs or ``synthetic_inputs``."""
+    """Profile all offered schemes; ``batches`` are ``data`` (None: ``synthetic_inputs``)."""
     from quant.sensitivity import measure_sensitivity
 
     products = model.graph.products()
     wanted = sorted({s.act_bits for schemes in offered for s in schemes if s.act_bits is not None})
-    sensitivity = measure_sensitivity(model.module, batches, seed=seed, act_bits=wanted, synthetic=synthetic)
+    sensitivity = measure_sensitivity(
+        model.module, batches, seed=seed, act_bits=wanted, synthetic=data is None
+    )
     state = model.module.state_dict()
     layers: dict[str, LayerErrors] = {}
     for layer, schemes in zip(products, offered, strict=True):
@@ -120,7 +122,7 @@ def profile_errors(
             raise UserError(f"layer {layer.name}: the error profile did not reach it; its output is not used")
         weight = state[layer.weight] if layer.weight is not None else None
         layers[layer.name] = _profile_layer(layer, weight, schemes, found)
-    return ErrorProfile(layers, _basis(sensitivity, len(batches)))
+    return ErrorProfile(layers, _basis(sensitivity, data or f"{len(batches)} seeded synthetic inputs"))
 
 
 def _profile_layer(
@@ -211,8 +213,5 @@ def _smooth_noise(shape: tuple[int, ...], generator: "object") -> "Tensor":
     return mixed / mixed.std()
 
 
-def _basis(sensitivity: "Sensitivity", samples: int) -> str:
-    source = (
-        f"{samples} seeded synthetic inputs" if sensitivity.synthetic else f"{samples} calibration batches"
-    )
+def _basis(sensitivity: "Sensitivity", source: str) -> str:
     return f"Fisher information from {source}, {sensitivity.predictions} predictions, head {sensitivity.head}"

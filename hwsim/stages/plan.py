@@ -23,6 +23,8 @@ from hwsim.stages.request import PlanRequest
 from quant.scheme import Scheme
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from hwsim.model.load import LoadedModel
     from hwsim.simulate.simulation import Simulation
     from hwsim.stages.error_profile import ErrorProfile
@@ -150,35 +152,39 @@ def _profile(
     ]
     if model.weights.kind == "meta":
         return error_profile.profile_shapes(model, everything)
+    batches, data = _samples(request, model)
     path = request.output_dir / "profile.json"
-    key = _profile_key(request, model, everything)
+    key = _profile_key(request, model, everything, data)
     if request.resume and path.is_file():
         known = error_profile.ErrorProfile.from_json(path.read_text(encoding="utf-8"), key)
         if known is not None:
             return known
         log.warning("--resume: %s was made from other inputs; profiling again", path)
-    batches, synthetic = _samples(request, model)
-    profile = error_profile.profile_errors(model, everything, batches, synthetic=synthetic, seed=request.seed)
+    profile = error_profile.profile_errors(model, everything, batches, data=data, seed=request.seed)
     files.write_text(path, profile.to_json(key))
     return profile
 
 
-def _profile_key(request: PlanRequest, model: "LoadedModel", offered: list[list[Scheme]]) -> str:
+def _profile_key(
+    request: PlanRequest, model: "LoadedModel", offered: list[list[Scheme]], data: str | None
+) -> str:
     """Hash of everything the error profile depends on."""
-    facts = [weights_text(model), graph_sha256(model.graph), str(request.calibration_data), str(request.seed)]
+    facts = [weights_text(model), graph_sha256(model.graph), data or "synthetic", str(request.seed)]
     facts += [" ".join(map(str, schemes)) for schemes in offered]
     facts += [f"{name} {version}" for name, version in versions().items()]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
 
-def _samples(request: PlanRequest, model: "LoadedModel") -> tuple[list[Any], bool]:
+def _samples(request: PlanRequest, model: "LoadedModel") -> "tuple[list[tuple[Tensor, ...]], str | None]":
+    """Inputs of the error model and what they are; None for synthetic ones."""
     from hwsim.stages.error_profile import synthetic_inputs
 
     if request.calibration_data is None:
-        return synthetic_inputs(model, request.seed), True
-    from hwsim.stages.calibration import calibration_batches
+        return synthetic_inputs(model, request.seed), None
+    from hwsim.stages.calibration import calibration_data
 
-    return calibration_batches(request.calibration_data, model), False
+    batches, record = calibration_data(request.calibration_data, model)
+    return batches, f"{record.count} samples of {record.source}, sha256 {record.sha256[:16]}"
 
 
 def _provenance(model: "LoadedModel", target: "Target") -> dict[str, str]:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from hwsim.target.schema import Target
 
 MAX_PREDICTORS = 3
-_TENSORS: tuple[Literal["weights", "activations"], ...] = ("weights", "activations")
 
 
 def fill_tables(
@@ -131,20 +130,19 @@ def _agreements(products: "Sequence[Layer]") -> list[Agreement]:
 
 
 def _memories(target: "Target") -> list[Memory]:
-    """Memories that cannot spill: the last one that holds weights, the last one that holds activations."""
+    """Memories that cannot spill: the last one that holds weights, the last one that holds activations.
+
+    Where a host link brings the weights that do not stay on the device, weights need no room.
+    """
+    link = target.host_link
+    carried = link is not None and "weights" in link.carries
+    kept: list[Literal["weights", "activations"]] = ["activations"] if carried else ["weights", "activations"]
+    last = {tensor: next((v for v in reversed(target.levels) if tensor in v.holds), None) for tensor in kept}
     memories: list[Memory] = []
-    for tensor in _TENSORS:
-        holding = [level for level in target.levels if tensor in level.holds]
-        last = holding[-1] if holding else None
-        if last is None or not math.isfinite(last.capacity):
-            continue
-        carried = (
-            target.host_link is not None and tensor == "weights" and "weights" in target.host_link.carries
-        )
-        if carried or any(memory.name == last.name for memory in memories):
-            continue
-        holds: list[Literal["weights", "activations"]] = [t for t in _TENSORS if t in last.holds]
-        memories.append(Memory(name=last.name, bytes=int(last.capacity), holds=tuple(holds)))
+    for level in target.levels:
+        holds = tuple(tensor for tensor in kept if last[tensor] is level)
+        if holds and math.isfinite(level.capacity):
+            memories.append(Memory(name=level.name, bytes=int(level.capacity), holds=holds))
     return memories
 
 

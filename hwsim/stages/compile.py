@@ -1,0 +1,120 @@
+"""Compile: a plan, a scheme or a saved quantized model to an artifact that runs without torch."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hwsim.errors import UserError
+from hwsim.stages.quantize import QuantizeRequest, SourceRecord, run_quantize
+
+if TYPE_CHECKING:
+    from hwsim.model.load import LoadedModel
+    from quant.qmodel import QuantizedModel
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class CompileRequest:
+    """What to compile and for which machine; exactly one of plan, scheme, quantized."""
+
+    output_dir: Path
+    isa: str = "host"
+    threads: int = 1
+    plan: Path | None = None
+    scheme: str | None = None
+    quantized: Path | None = None
+    model: str | None = None
+    weights: Path | None = None
+    calibration_data: str | None = None
+    samples: int = 64
+    batch: int = 1
+    sequence: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class CompileResult:
+    """The artifact's folder and manifest."""
+
+    directory: Path
+    manifest: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+def run_compile(request: CompileRequest, progress: Progress | None = None) -> CompileResult:
+    """Quantize (unless a quantized model is given), lower, build, write."""
+    if sum(x is not None for x in (request.plan, request.scheme, request.quantized)) != 1:
+        raise UserError("hwsim compile: give one of --plan plan.json, --scheme w8a8, --quantized DIRECTORY")
+    if request.threads > 1 and request.isa != "host":
+        raise UserError("--threads: the thread pool is shipped for this machine only; compile with --isa host")
+    # The compiler brings its own LLVM; importing it before torch's other libraries is the order that works.
+    from hwsim.compile.artifact import write_artifact
+    from hwsim.compile.isa import named_isa
+    from hwsim.compile.lower import lower
+
+    isa = named_isa(request.isa)
+    model, quantized, record = _quantized(request)
+    program = lower(quantized.integer(), isa, parallel=request.threads > 1)
+
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            progress("kernels", done, total)
+
+    manifest = write_artifact(
+        program,
+        isa,
+        request.output_dir,
+        facts={
+            "model": model.resolved,
+            "weights": asdict(model.weights),
+            "illustrative": model.illustrative,
+            "quantized_sha256": record.quantized_sha256,
+            "range_source": record.range_source,
+            "remarks": list(record.remarks),
+            "preprocess": {k: v for k, v in model.data_config.items() if _plain(v)},
+        },
+        plan=None if request.plan is None else request.plan.read_text(encoding="utf-8"),
+        threads=request.threads,
+        progress=report,
+    )
+    return CompileResult(request.output_dir, manifest)
+
+
+def _quantized(request: CompileRequest) -> "tuple[LoadedModel, QuantizedModel, SourceRecord]":
+    from hwsim.model.load import load_model
+    from quant.qmodel import QuantizedModel
+
+    if request.quantized is not None:
+        record = SourceRecord.read(request.quantized)
+        weights = request.weights or (Path(record.weights_file) if record.weights_file else None)
+        model = load_model(record.model, weights=weights, seed=record.seed, sequence=record.sequence)
+        return model, QuantizedModel.load(request.quantized, model.module), record
+    with tempfile.TemporaryDirectory() as scratch:
+        result = run_quantize(
+            QuantizeRequest(
+                output_dir=Path(scratch),
+                plan=request.plan,
+                scheme=request.scheme,
+                model=request.model,
+                weights=request.weights,
+                calibration_data=request.calibration_data,
+                samples=request.samples,
+                batch=request.batch,
+                sequence=request.sequence,
+                seed=request.seed,
+            )
+        )
+    model = load_model(
+        result.record.model, weights=request.weights, seed=request.seed, batch=request.batch,
+        sequence=request.sequence,
+    )  # fmt: skip
+    return model, result.model, result.record
+
+
+def _plain(value: object) -> bool:
+    """Whether the value goes into JSON as it is."""
+    if isinstance(value, list | tuple):
+        return all(_plain(item) for item in value)  # pyright: ignore[reportUnknownVariableType]
+    return isinstance(value, str | int | float | bool) or value is None

@@ -1,0 +1,171 @@
+"""``evaluate``: top-1/5, perplexity, and agreement with the float network, on the user's data.
+
+The subject is a directory that ``hwsim quantize`` wrote, or the name of a float model. A quantized model is run
+in real integer arithmetic, as an ensemble where it is one; beside its figures stand those of the float model on
+the same samples, where the float weights can be found.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hwsim.data.dataset import DataRecord, Dataset, InputForm, sha256_of_file
+from hwsim.data.open import open_data
+from hwsim.errors import UserError
+from hwsim.stages.quantize import SOURCE, SourceRecord
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from hwsim.model.load import LoadedModel
+
+Progress = Callable[[int, int], None]
+IMAGE_BATCH, TEXT_BATCH = 16, 4
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """What to measure on which data."""
+
+    subject: str
+    data: str
+    limit: int | None = None
+    weights: Path | None = None
+    tokenizer: Path | None = None
+    batch: int | None = None
+    sequence: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of the subject and of the float model on the same data."""
+
+    subject: str
+    model: str
+    metrics: dict[str, float]
+    reference: dict[str, float] | None
+    data: DataRecord
+    remarks: tuple[str, ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        """The evaluation as plain JSON values."""
+        return asdict(self)
+
+
+def run_evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Evaluation:
+    """Measure a quantized directory or a float model."""
+    directory = Path(request.subject)
+    if (directory / SOURCE).is_file():
+        return _evaluate_quantized(request, directory, progress)
+    if directory.is_dir():
+        raise UserError(f"{directory}: not a directory that hwsim quantize wrote (no {SOURCE})")
+    model = _load(request, request.subject, request.weights, request.sequence, request.seed)
+    data = _open(request, model)
+    metrics, _ = _measure(model.module, None, data, model, progress)
+    remarks = ("random weights: figures are illustrative",) if model.illustrative else ()
+    return Evaluation(request.subject, model.resolved, metrics, None, data.record, remarks)
+
+
+def _evaluate_quantized(request: EvaluateRequest, directory: Path, progress: Progress | None) -> Evaluation:
+    from quant.ensemble import runnable
+    from quant.qmodel import QuantizedModel
+
+    source = SourceRecord.read(directory)
+    _check_document(directory, source)
+    weights, remarks = _float_weights(request, source)
+    sequence = request.sequence or source.sequence
+    model = _load(request, source.model, weights, sequence, source.seed)
+    same = model.weights.sha256 == source.weights.get("sha256")
+    if not same:
+        remarks = (*remarks, "float weights not found: no comparison with the float model")
+    quantized = QuantizedModel.load(directory, model.module)
+    data = _open(request, model)
+    found = _measure(runnable(quantized), model.module if same else None, data, model, progress)
+    return Evaluation(
+        request.subject, model.resolved, found[0], found[1], data.record, (*source.remarks, *remarks)
+    )
+
+
+def _check_document(directory: Path, source: SourceRecord) -> None:
+    from quant.qstore import DOCUMENT
+
+    path = directory / DOCUMENT
+    if not path.is_file() or sha256_of_file(path) != source.quantized_sha256:
+        raise UserError(f"{path}: missing, or not the one {SOURCE} describes; run hwsim quantize again")
+
+
+def _float_weights(request: EvaluateRequest, source: SourceRecord) -> tuple[Path | None, tuple[str, ...]]:
+    """The float weights to compare with: the flag, else the file the model was made from if it is there."""
+    if request.weights is not None:
+        if sha256_of_file(request.weights) != source.weights.get("sha256"):
+            raise UserError(f"--weights {request.weights}: not the file that was quantized (sha256 differs)")
+        return request.weights, ()
+    if source.weights_file is None:
+        return None, ()
+    path = Path(source.weights_file)
+    if path.is_file() and sha256_of_file(path) == source.weights.get("sha256"):
+        return path, ()
+    return None, (f"{path.name} was moved or changed; pass --weights to compare with float",)
+
+
+def _load(
+    request: EvaluateRequest, spec: str, weights: Path | None, sequence: int | None, seed: int
+) -> "LoadedModel":
+    """The model traced at the batch size of the evaluation."""
+    from hwsim.model.load import load_model
+
+    batch = request.batch or (TEXT_BATCH if sequence is not None or spec.startswith("hf:") else IMAGE_BATCH)
+    if spec.endswith(".pt2"):
+        return load_model(spec, weights=weights)
+    return load_model(spec, weights=weights, batch=batch, sequence=sequence, seed=seed)
+
+
+def _open(request: EvaluateRequest, model: "LoadedModel") -> Dataset:
+    form = InputForm(model.example_inputs, model.data_config)
+    return open_data(request.data, form, limit=request.limit, tokenizer=request.tokenizer)
+
+
+def _measure(
+    subject: "nn.Module",
+    reference: "nn.Module | None",
+    data: Dataset,
+    model: "LoadedModel",
+    progress: Progress | None,
+) -> "tuple[dict[str, float], dict[str, float] | None]":
+    """Metrics of the subject, and of the float reference, over all batches."""
+    import torch
+
+    from quant.evaluate_metrics import Metrics
+
+    found, floating, done = Metrics(), Metrics(), 0
+    with torch.no_grad():
+        for batch in data.batches(int(model.example_inputs[0].shape[0])):
+            labels = None if batch.labels is None else batch.labels[: batch.valid]
+            outputs = _first(subject(*batch.inputs))[: batch.valid]
+            _check_labels(outputs, labels, data.record)
+            expected: Tensor | None = None
+            if reference is not None:
+                expected = _first(reference(*batch.inputs))[: batch.valid]
+                floating.update(expected, labels)
+            found.update(outputs, labels, expected)
+            done += batch.valid
+            if progress is not None:
+                progress(done, data.record.count)
+    return found.result(), floating.result() if reference is not None else None
+
+
+def _first(outputs: "Tensor | tuple[Tensor, ...]") -> "Tensor":
+    return outputs[0] if isinstance(outputs, tuple) else outputs
+
+
+def _check_labels(outputs: "Tensor", labels: "Tensor | None", record: DataRecord) -> None:
+    """Labels must stand for the model's classes, and for one prediction each."""
+    if labels is None:
+        return
+    if outputs.shape[:-1] != labels.shape or int(labels.max()) >= outputs.shape[-1]:
+        raise UserError(
+            f"{record.source}: labels {tuple(labels.shape)} up to {int(labels.max())} do not fit the model's "
+            f"outputs {tuple(outputs.shape)}; pass data made for this model"
+        )
