@@ -249,7 +249,7 @@ def test_replace_changes_by_path_and_validates():
         8,
         5,
     )
-    with pytest.raises(UserError, match="units[.]count: Input should be greater"):
+    with pytest.raises(UserError, match=r"units[.]count: Input should be greater"):
         target().replace({"units.count": 0})
     for path in ("memories.9.bandwidth", "units.count.x", "engines.first.rows"):
         with pytest.raises(UserError, match="has no such field"):
