@@ -22,7 +22,6 @@ from planner.limits import to_fraction
 from planner.space import Choice, Row, Space
 
 DIGIT_BITS = 44
-Expression = cp_model.LinearExprT
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,7 @@ class Answer:
 
 def weighted(
     variables: Sequence[cp_model.IntVar], row: Row, shift: int = 0, top: int | None = None
-) -> Expression:
+) -> cp_model.LinearExpr:
     """``Σ digit·variable`` of a row: its coefficients' bits from ``shift`` up to below ``top``."""
     mask = -1 if top is None else (1 << (top - shift)) - 1
     digits = [(coefficient >> shift) & mask for coefficient in row.coefficients]
@@ -75,7 +74,7 @@ class Model:
         if shift == 0 or not exact:
             self.model.add(weighted(self.variables, row, shift) <= room >> shift)
             return
-        carry: Expression = 0
+        carry: cp_model.LinearExpr | int = 0
         low = 0
         while True:
             high = low + DIGIT_BITS - 10
@@ -142,7 +141,7 @@ class Model:
         return Choice(tuple(entries), tuple(holders))
 
     def run(self, control: Control, tell: "Tell | None" = None, gap: float = 0.0) -> Answer:
-        """Solve until within ``gap``, proven, out of time, or stopped; Ctrl-C ends the search and keeps its best plan."""
+        """Solve until within ``gap``, out of time, or stopped; Ctrl-C ends the search and keeps its best plan."""
         solver = cp_model.CpSolver()
         solver.parameters.num_workers = control.workers
         solver.parameters.random_seed = control.seed

@@ -43,7 +43,7 @@ class ExactTables:
         self.energy_scale = DecimalScale.of(
             chain((option.energy_pj for option in options), rules, terms, fixed)
         )
-        self._plain: list[list[Entry]] | None = None
+        self._entries: dict[int, list[list[list[Entry]]]] = {}
 
     @cached_property
     def digest(self) -> str:
@@ -58,21 +58,19 @@ class ExactTables:
 
     def entries(self, legal: Sequence[Sequence[int]], mode: EnsembleChoice | None) -> list[list[Entry]]:
         """The entries of every layer in ``mode``, from the options listed in ``legal``."""
-        if mode is None:
-            if self._plain is None:
-                self._plain = [
-                    [self._alone(index, option) for index, option in enumerate(layer.options)]
-                    for layer in self.tables.layers
+        networks = 1 if mode is None else mode.predictors
+        if networks not in self._entries:
+            self._entries[networks] = [
+                [
+                    [self._alone(index, option)]
+                    if mode is None
+                    else self._in_ensemble(index, option, networks)
+                    for index, option in enumerate(layer.options)
                 ]
-            pairs = zip(self._plain, legal, strict=True)
-            return [[row[index] for index in indices] for row, indices in pairs]
-        found: list[list[Entry]] = []
-        for layer, indices in zip(self.tables.layers, legal, strict=True):
-            row: list[Entry] = []
-            for index in indices:
-                row += self._in_ensemble(index, layer.options[index], mode.predictors)
-            found.append(row)
-        return found
+                for layer in self.tables.layers
+            ]
+        pairs = zip(self._entries[networks], legal, strict=True)
+        return [[entry for index in indices for entry in row[index]] for row, indices in pairs]
 
     def _alone(self, index: int, option: LayerOption, copies: int = 1) -> Entry:
         costs = (

@@ -50,7 +50,8 @@ class _Walk:
     ) -> None:
         self.exact = ExactTables(tables)
         self.request = request.model_copy(update={"alternatives": 0, "explain": False, "slack": 0.0})
-        self.first, self.second = first, second
+        self.first: Quantity = first
+        self.second: Quantity = second
         self.control = Control(request.seed, request.workers, request.time_limit, None, progress)
 
     def _point(self, objective: tuple[Quantity, Quantity], most: int | None) -> Plan | None:

@@ -1,9 +1,10 @@
 """For every layer the best other scheme while all other layers stay, and what it would change.
 
 Alternatives are tried in the order of the first objective; the first that keeps every limit and agreement is
-the runner-up. Where none does, the best one is named together with what it would break.
+the runner-up. Where none does, the one that oversteps least is named with what it would break.
 """
 
+import math
 from dataclasses import dataclass
 
 from planner.decide import Pick, Question
@@ -53,11 +54,16 @@ class Neighbours:
         ]
         self.position = {layer.name: index for index, layer in enumerate(tables.layers)}
         self.steps = live_steps(tables)
+        self.steps_of: list[list[int]] = [[] for _ in tables.layers]
+        for step, (layers, _) in enumerate(self.steps):
+            for layer in layers:
+                self.steps_of[layer].append(step)
         self.holds = {f"memory:{memory.name}": memory.holds for memory in tables.memories}
         self.touching: list[list[Boundary]] = [[] for _ in tables.layers]
         for boundary in tables.boundaries:
             self.touching[self.position[boundary.source]].append(boundary)
             self.touching[self.position[boundary.target]].append(boundary)
+        self.paid = {id(boundary): self._price(boundary, {}) for boundary in tables.boundaries}
         self.state = self._state()
 
     def _state(self) -> _State:
@@ -80,7 +86,7 @@ class Neighbours:
             for holder, cycles in zip(holders, entry.later, strict=True):
                 loads[holder] += cycles
         for boundary in tables.boundaries:
-            cycles, spent = self._price(boundary, {})
+            cycles, spent = self.paid[id(boundary)]
             loads = [load + cycles for load in loads]
             sums[ENERGY] += spent
         held = 1 if mode is None else mode.activation_copies
@@ -108,18 +114,17 @@ class Neighbours:
             loads[loads.index(min(loads))] += cycles
         option = self.exact.tables.layers[layer].options[entry.option]
         for boundary in self.touching[layer]:
-            (before, spent), (after, spends) = (
-                self._price(boundary, {}),
-                self._price(boundary, {layer: option}),
-            )
+            before, spent = self.paid[id(boundary)]
+            after, spends = self._price(boundary, {layer: option})
             loads = [load + after - before for load in loads]
             sums[ENERGY] += spends - spent
         held = 1 if self.pick.mode is None else self.pick.mode.activation_copies
         more = held * (entry.costs[ACTIVATIONS] - old.costs[ACTIVATIONS])
-        live = [
-            total + more if layer in layers else total
-            for total, (layers, _) in zip(state.live, self.steps, strict=True)
-        ]
+        live = state.live
+        if more:
+            live = live.copy()
+            for step in self.steps_of[layer]:
+                live[step] += more
         return _State(sums, loads, live)
 
     def broken(self, layer: int, entry: Entry, state: _State) -> tuple[str, ...]:
@@ -139,20 +144,35 @@ class Neighbours:
         return tuple(found)
 
     def runner_up(self, layer: int, quantity: str) -> RunnerUp | None:
-        """The best alternative of one layer."""
+        """The best alternative of one layer; if none keeps the limits, the one that oversteps them least."""
         scheme = self.options[layer].scheme
         table = self.exact.tables.layers[layer]
         others = [e for e in self.entries[layer] if table.options[e.option].scheme != scheme]
-        states = [(self.changed(layer, entry), entry) for entry in others]
-        states.sort(key=lambda pair: (pair[0].value(quantity), max(pair[0].loads), pair[1].option))
-        first: tuple[_State, Entry, tuple[str, ...]] | None = None
+        if quantity in ("error", "bops", "weight_memory"):
+            others.sort(key=lambda entry: (entry.costs[_SUMS[quantity]], entry.costs[LATENCY], entry.option))
+            states = ((self.changed(layer, entry), entry) for entry in others)
+        else:
+            known = [(self.changed(layer, entry), entry) for entry in others]
+            states = iter(sorted(known, key=lambda pair: (pair[0].value(quantity), pair[1].option)))
+        nearest: tuple[float, _State, Entry, tuple[str, ...]] | None = None
         for state, entry in states:
             broken = self.broken(layer, entry, state)
-            if first is None or not broken:
-                first = (state, entry, broken)
             if not broken:
-                break
-        return None if first is None else self._described(layer, *first)
+                return self._described(layer, state, entry, broken)
+            over = self._overstep(state, broken)
+            if nearest is None or over < nearest[0]:
+                nearest = (over, state, entry, broken)
+        return None if nearest is None else self._described(layer, *nearest[1:])
+
+    def _overstep(self, state: _State, broken: tuple[str, ...]) -> float:
+        """By what share the worst broken limit is overstepped; an agreement counts as everything."""
+        if any(name.startswith("agreement:") for name in broken):
+            return math.inf
+        return max(
+            state.value(limit.quantity, self.holds.get(limit.name, ())) / max(limit.value, 1)
+            for limit in self.question.limits
+            if limit.name in broken
+        )
 
     def _described(self, layer: int, state: _State, entry: Entry, broken: tuple[str, ...]) -> RunnerUp:
         option = self.exact.tables.layers[layer].options[entry.option]
