@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from hwsim.cli import console, doctor, model, plan, simulate, target
+from hwsim.cli import compile, console, doctor, evaluate, model, plan, quantize, simulate, target
+from hwsim.cli import run as run_verb
 from hwsim.errors import HwsimError
 
 app = typer.Typer(
@@ -42,7 +43,11 @@ def _root(
     """
 
 
-app.command("plan")(plan.plan)
+app.add_typer(plan.app, name="plan")
+app.command("quantize")(quantize.quantize)
+app.command("evaluate")(evaluate.evaluate)
+app.command("compile")(compile.compile_)
+app.command("run")(run_verb.run)
 app.command("simulate")(simulate.simulate)
 app.add_typer(target.app, name="target")
 app.add_typer(model.app, name="model")

@@ -17,12 +17,22 @@ def _limit(text: str | None, dimension: Dimension, flag: str) -> float | None:
     return None if text is None else parse_quantity(text, dimension, flag)
 
 
+app = typer.Typer(
+    invoke_without_command=True,
+    help="Choose bits, expansion order, sparsity and use of units for each layer, proven optimal.",
+)
+
+
+@app.callback()
 def plan(
-    target: Annotated[str, typer.Option("--target", "-t", help="Device: a shipped name or a YAML file.")],
+    context: typer.Context,
+    target: Annotated[
+        str, typer.Option("--target", "-t", help="Device: a shipped name or a YAML file.")
+    ] = "",
     model: Annotated[
         str,
         typer.Option("--model", "-m", help="Short name, timm:NAME, hf:NAME, FILE.pt2 or FILE.py:factory."),
-    ],
+    ] = "",
     weights: Annotated[
         Path | None, typer.Option(help="Weights: .safetensors, or .pth without pickled code.")
     ] = None,
@@ -76,6 +86,11 @@ def plan(
 
     Example: hwsim plan --target edge_gpu --model vit_b --max-latency 4ms
     """  # fmt: skip
+    if context.invoked_subcommand is not None:
+        return
+    for value, flag, example in ((target, "--target", "edge_gpu"), (model, "--model", "vit_b")):
+        if not value:
+            raise UserError(f"{flag} is missing; for example {flag} {example}")
     if objective not in (None, "error", "latency", "energy"):
         raise UserError(f"--objective: {objective!r} is not one of error, latency, energy")
     if max_error is not None and not max_error > 0:

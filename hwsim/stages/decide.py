@@ -159,14 +159,11 @@ def simulate(model: "LoadedModel", plan: "Plan", target: "Target") -> "Simulatio
 
 def pareto_points(run: Run, plan: "Plan") -> list[ParetoPoint]:
     """Proven points of the latency × error frontier under the other limits, and the plan itself."""
-    from planner.pareto import frontier
+    from planner.pareto import pareto
 
     request, _ = _solver_request(run, None)
     free = request.limits.model_copy(update={"error": None, "latency": None})
-    request = request.model_copy(update={"limits": free})
-    points = [
-        ParetoPoint(seconds=point.totals.latency, error=point.totals.error)
-        for point in frontier(run.tables, request, run.request.pareto)
-    ]
-    chosen = ParetoPoint(seconds=plan.totals.latency, error=plan.totals.error, chosen=True)
-    return [*points, chosen]
+    request = request.model_copy(update={"objective": ("latency", "error"), "limits": free})
+    found = pareto(run.tables, request, run.request.pareto)
+    points = [ParetoPoint(seconds=point.totals.latency, error=point.totals.error) for point in found]
+    return [*points, ParetoPoint(seconds=plan.totals.latency, error=plan.totals.error, chosen=True)]
