@@ -71,10 +71,13 @@ def find_products(module: fx.GraphModule) -> list[Product]:
     return [_read_product(module, node, str(node.meta["layer"])) for node in _product_nodes(module)]
 
 
+def is_product(node: fx.Node) -> bool:
+    """Whether a node is a product with a layer name."""
+    return node.op == "call_function" and node.target in _KINDS and "layer" in node.meta
+
+
 def _product_nodes(module: fx.GraphModule) -> Iterator[fx.Node]:
-    for node in module.graph.nodes:
-        if node.op == "call_function" and node.target in _KINDS and "layer" in node.meta:
-            yield node
+    return (node for node in module.graph.nodes if is_product(node))
 
 
 def _read_product(module: fx.GraphModule, node: fx.Node, name: str) -> Product:
@@ -132,19 +135,43 @@ def store(module: fx.GraphModule, name: str, tensor: Tensor) -> None:
 
 
 def replace_tensor(module: fx.GraphModule, name: str, tensor: Tensor) -> None:
-    """Put another tensor where a stored one is; shape and type must agree."""
+    """Put another tensor where a stored one is; shape and type must agree.
+
+    Folded constants (masks, position tables) may repeat along a batch that was traced at another size; such a
+    tensor is repeated or cut to the graph's size.
+    """
     *path, last = name.split(".")
-    holder: torch.nn.Module = attribute(module, ".".join(path)) if path else module
+    holder: Any = module
+    for part in path:
+        holder = getattr(holder, part, None)
     old = getattr(holder, last, None)
-    if not isinstance(old, Tensor) or old.shape != tensor.shape or old.dtype != tensor.dtype:
+    fitted = _fitted(tensor, old) if isinstance(old, Tensor) else None
+    if not isinstance(old, Tensor) or fitted is None:
         raise QuantError(
             f"{name}: the saved model does not belong to this graph; load the model it was made from"
         )
     delattr(holder, last)
     if isinstance(old, torch.nn.Parameter):
-        holder.register_parameter(last, torch.nn.Parameter(tensor, requires_grad=old.requires_grad))
+        holder.register_parameter(last, torch.nn.Parameter(fitted, requires_grad=old.requires_grad))
     else:
-        holder.register_buffer(last, tensor)
+        holder.register_buffer(last, fitted)
+
+
+def _fitted(tensor: Tensor, like: Tensor) -> Tensor | None:
+    """`tensor` in the shape of `like`; None unless they differ only in the length of equal slices."""
+    if tensor.dtype != like.dtype or tensor.ndim != like.ndim:
+        return None
+    if tensor.shape == like.shape:
+        return tensor
+    if isinstance(like, torch.nn.Parameter):
+        return None
+    for dim, size in enumerate(like.shape):
+        if tensor.shape[dim] != size:
+            first = tensor.narrow(dim, 0, 1)
+            if not torch.equal(first.expand_as(tensor), tensor):
+                return None
+            tensor = first
+    return tensor.expand(like.shape).contiguous()
 
 
 class Writer:

@@ -108,17 +108,22 @@ class QuantizedModel:
         """Read a saved model onto the graph it was made from; the module's own weights do not matter."""
         parts = qstore.read(directory)
         graph = model_pass.copy_module(module)
-        for name, tensor in parts.floats.items():
-            model_pass.replace_tensor(graph, name, tensor)
+        names = _float_names(graph, parts.layers)
+        if set(names) != set(parts.floats):
+            odd = sorted(set(names) ^ set(parts.floats))[0]
+            raise QuantError(
+                f"{odd}: is in only one of the saved model and this graph; load the model it was made from"
+            )
+        for key, tensor in parts.floats.items():
+            model_pass.replace_tensor(graph, names[key], tensor)
         model = cls(graph, parts.layers, parts.activations, parts.range_source, parts.holds)
         model.check()
         return model
 
     def _floats(self) -> dict[str, Tensor]:
-        """What stays in float: the stored tensors that the integer graph still reads from the model."""
-        reads = {str(node.target) for node in self.integer().graph.nodes if node.op == "get_attr"}
-        names = {name for name in reads if not name.startswith(("quantized.", "activations."))}
-        return {name: model_pass.attribute(self.module, name).detach() for name in sorted(names)}
+        """What stays in float."""
+        names = _float_names(self.module, self.layers)
+        return {key: model_pass.attribute(self.module, name).detach() for key, name in names.items()}
 
     def select(self, choose: Callable[[QuantizedLayer], Sequence[int]]) -> Self:
         """The model with only some terms of each layer; `choose` gives their indices, 0 among them."""
@@ -129,6 +134,30 @@ class QuantizedModel:
             for name, layer in self.layers.items()
         }
         return replace(self, layers=layers, holds={})
+
+
+def _float_names(module: fx.GraphModule, layers: Mapping[str, QuantizedLayer]) -> dict[str, str]:
+    """Stored tensors that the quantized model still reads in float: key in the file -> name in the module.
+
+    Parameters keep their names. Constants that export folded are numbered in the order of the graph, because
+    their names depend on the traced batch size.
+    """
+    replaced = {
+        node
+        for product in model_pass.find_products(module)
+        if product.name in layers
+        for node in product.node.all_input_nodes
+        if node.op == "get_attr" and all(_is_replaced(user, layers) for user in node.users)
+    }
+    read = [n for n in module.graph.nodes if n.op == "get_attr" and n.users and n not in replaced]
+    names = list(dict.fromkeys(str(node.target) for node in read))
+    is_parameter = {n: isinstance(model_pass.attribute(module, n), torch.nn.Parameter) for n in names}
+    constants = [name for name in names if not is_parameter[name]]
+    return {n: n for n in names if is_parameter[n]} | {f"constant.{i}": n for i, n in enumerate(constants)}
+
+
+def _is_replaced(node: fx.Node, layers: Mapping[str, QuantizedLayer]) -> bool:
+    return node.meta.get("layer") in layers and model_pass.is_product(node)
 
 
 def quantize(

@@ -1,0 +1,99 @@
+"""``hwsim quantize``: integer weights and activation quantizers from a plan or a scheme."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hwsim.cli import console
+from hwsim.errors import UserError
+from hwsim.stages.quantize import QuantizeRequest, QuantizeResult, run_quantize
+
+
+def quantize(
+    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Directory to write.")],
+    plan: Annotated[Path | None, typer.Option(help="A plan.json that hwsim plan wrote.")] = None,
+    scheme: Annotated[
+        str | None,
+        typer.Option(help="Instead of a plan: one scheme for all layers, for example w4a8.o2.g50."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Model; default: the one the plan was made for.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights: .safetensors, or .pth without code.")] = None,
+    calibration_data: Annotated[
+        str | None, typer.Option(help="Folder or .zip of images, .npz, .txt, or FILE.py:FUNCTION.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Calibration samples to use.")] = 64,
+    range_method: Annotated[
+        str, typer.Option(help="Activation ranges from calibration: minmax, percentile or mse.")
+    ] = "mse",
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="Activation scales of linear layers per token, at run time.")
+    ] = False,
+    tokenizer: Annotated[Path | None, typer.Option(help="For text: tokenizer.json or its folder.")] = None,
+    sequence: Annotated[
+        int | None, typer.Option(min=1, help="Tokens per sample of a language model.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of random weights and synthetic inputs.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Quantize a model as planned and save it: 4-bit weights take 4 bits.
+
+    Example: hwsim quantize --plan out/plan.json --calibration-data images/ -o out/quantized
+    """
+    if range_method not in ("minmax", "percentile", "mse"):
+        raise UserError(f"--range-method {range_method!r}: choose minmax, percentile or mse")
+    if dynamic and calibration_data is None:
+        console.log().print("attention products keep static ranges, here from synthetic inputs")
+    result = run_quantize(
+        QuantizeRequest(
+            output_dir=output_dir,
+            plan=None if plan is None else console.existing_file(plan, "--plan"),
+            scheme=scheme,
+            model=model,
+            weights=None if weights is None else console.existing_file(weights, "--weights"),
+            calibration_data=calibration_data,
+            samples=samples,
+            range_method=range_method,  # pyright: ignore[reportArgumentType]  # checked above
+            dynamic=dynamic,
+            tokenizer=tokenizer,
+            sequence=sequence,
+            seed=seed,
+        )
+    )
+    document = summary(result)
+    if json:
+        console.print_json(document)
+        return
+    print_summary(document)
+
+
+def summary(result: QuantizeResult) -> dict[str, Any]:
+    """What was written, as plain values."""
+    record = result.record
+    schemes: dict[str, int] = {}
+    for layer in result.model.layers.values():
+        schemes[str(layer.scheme)] = schemes.get(str(layer.scheme), 0) + 1
+    return {
+        "directory": str(result.directory),
+        "model": record.model,
+        "layers": len(result.model.layers),
+        "schemes": schemes,
+        "weights_bytes": (result.directory / "weights.safetensors").stat().st_size,
+        "range_source": record.range_source,
+        "calibration": record.calibration,
+        "quantized_sha256": record.quantized_sha256,
+        "remarks": list(record.remarks),
+    }
+
+
+def print_summary(document: dict[str, Any]) -> None:
+    """The same for people."""
+    out = console.out()
+    out.print(f"{document['model']}: {document['layers']} layers quantized → {document['directory']}")
+    for scheme, count in document["schemes"].items():
+        out.print(f"  {scheme}: {count}")
+    out.print(f"  {document['weights_bytes'] / 2**20:.2f} MiB, activation ranges: {document['range_source']}")
+    for remark in document["remarks"]:
+        out.print(f"  note: {remark}")

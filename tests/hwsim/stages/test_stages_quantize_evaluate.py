@@ -1,0 +1,182 @@
+"""`hwsim quantize` and `hwsim evaluate` end to end on small networks, by stage and by command line."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from hwsim.cli.evaluate import evaluate as evaluate_command
+from hwsim.cli.quantize import quantize as quantize_command
+from hwsim.errors import UserError
+from hwsim.stages.evaluate import EvaluateRequest, run_evaluate
+from hwsim.stages.quantize import QuantizeRequest, SourceRecord, run_quantize
+from tests.shared_data import shared
+
+FACTORY = """
+import torch
+from torch import nn
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, 1, 1, groups=16), nn.ReLU(),
+        nn.Conv2d(16, 24, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 10),
+    ), (torch.zeros(1, 3, 16, 16),)
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    path = tmp_path_factory.mktemp("stage")
+    (path / "net.py").write_text(FACTORY)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(70, 3, 16, 16)).astype(np.float32)
+    np.savez(path / "calib.npz", x=x[:32])
+    np.savez(path / "test.npz", x=x[32:], y=rng.integers(0, 10, 38))
+    return path
+
+
+def request(place, name, **kw):
+    given = {"scheme": "w8a8", "calibration_data": str(place / "calib.npz"), **kw}
+    return QuantizeRequest(output_dir=place / name, model=f"{place}/net.py:net", **given)
+
+
+def test_quantized_model_is_measured_against_float(place):
+    result = run_quantize(request(place, "q8"))
+    assert set(result.model.layers) and result.record.range_source == "calibration"
+    assert result.record.calibration["count"] == 32 and not result.record.remarks
+    found = run_evaluate(EvaluateRequest(str(place / "q8"), str(place / "test.npz")))
+    alone = run_evaluate(EvaluateRequest(f"{place}/net.py:net", str(place / "test.npz"), batch=38))
+    assert found.reference == pytest.approx(alone.metrics)
+    assert found.data.count == 38 and found.metrics["kl"] < 1e-3 and found.metrics["cosine"] > 0.99
+
+
+def test_expansion_brings_four_bits_back(place):
+    kl = {}
+    for text in ("w4a8", "w4a8.o2.g50", "w4a8.o2", "w4a8.o3.e2"):
+        run_quantize(request(place, text, scheme=text))
+        kl[text] = run_evaluate(EvaluateRequest(str(place / text), str(place / "test.npz"))).metrics["kl"]
+    assert kl["w4a8"] > 2 * kl["w4a8.o2"] and kl["w4a8"] > kl["w4a8.o2.g50"]
+    assert kl["w4a8.o3.e2"] < 0.5 * kl["w4a8"]
+
+
+def test_metrics_agree_with_numpy(place):
+    """Top-1, loss and KL recomputed from the logits in float64."""
+    from hwsim.model.load import load_model
+    from quant.qmodel import QuantizedModel
+
+    run_quantize(request(place, "again", scheme="w3a6"))
+    found = run_evaluate(EvaluateRequest(str(place / "again"), str(place / "test.npz"), batch=7))
+    archive = np.load(place / "test.npz")
+    model = load_model(f"{place}/net.py:net", batch=38)
+    with torch.no_grad():
+        x = torch.from_numpy(archive["x"])
+        quantized = QuantizedModel.load(place / "again", model.module).integer()(x)[0].double().numpy()
+        floating = model.module(x)[0].double().numpy()
+    p, q = (np.exp(z) / np.exp(z).sum(1, keepdims=True) for z in (floating, quantized))
+    assert found.metrics["top1"] == pytest.approx(100 * (quantized.argmax(1) == archive["y"]).mean())
+    assert found.metrics["kl"] == pytest.approx((p * np.log(p / q)).sum(1).mean(), rel=1e-5)
+    assert found.metrics["nll"] == pytest.approx(-np.log(q[np.arange(38), archive["y"]]).mean(), rel=1e-6)
+    order = np.argsort(-quantized, 1)[:, :5]
+    assert found.metrics["top5"] == pytest.approx(100 * (order == archive["y"][:, None]).any(1).mean())
+
+
+def test_same_request_gives_the_same_bytes(place):
+    for name in ("one", "two"):
+        run_quantize(request(place, name, scheme="w4a8.o2.c50", calibration_data=None, seed=5))
+    for name in ("quantized.json", "weights.safetensors", "source.json"):
+        assert (place / "one" / name).read_bytes() == (place / "two" / name).read_bytes()
+    assert SourceRecord.read(place / "one").remarks == (
+        "no calibration data: activation ranges come from synthetic inputs",
+    )
+
+
+def test_plan_decides_each_layer(place):
+    from planner.plan import Plan, PlanLayer, Totals
+    from planner.request import Request
+
+    result = run_quantize(request(place, "base"))
+    names = list(result.model.layers)
+    texts = ["w8a8", "w4a8.o2.g50", "w4a8", "fp"]
+    zero = {"error": 0.0, "cycles": 1, "energy_pj": 0.0, "bops": 1, "weight_bytes": 1}
+    layers = tuple(
+        PlanLayer(
+            name=name, kind="linear", scheme=text, weight_bits=None, act_bits=None, order=1, kept=(), engine="e", option=0,
+            way="single", recipe=(), act_bytes=1, **zero,
+        )
+        for name, text in zip(names, texts, strict=True)
+    )  # fmt: skip
+    plan = Plan(
+        model=result.record.model, target="t", tables_sha256="0", request=Request(), status="optimal", proof=(),
+        totals=Totals(latency=1.0, activation_bytes=1, **zero), layers=layers, options_before=1, options_after=1,
+        options_solver=1,
+    )  # fmt: skip
+    path = place / "plan.json"
+    path.write_text(plan.model_dump_json())
+    planned = run_quantize(request(place, "planned", scheme=None, plan=path))
+    assert {n: str(layer.scheme) for n, layer in planned.model.layers.items()} == dict(
+        zip(names[:3], texts[:3], strict=True)
+    )
+    path.write_text(plan.model_copy(update={"model": "other"}).model_dump_json())
+    with pytest.raises(UserError, match="made for other"):
+        run_quantize(request(place, "x", scheme=None, plan=path))
+    path.write_text('{"model": 3}')
+    with pytest.raises(UserError, match=r"not a plan\.json"):
+        run_quantize(request(place, "x", scheme=None, plan=path))
+
+
+def test_mistakes(place):
+    with pytest.raises(UserError, match="either --plan"):
+        run_quantize(request(place, "x", scheme=None))
+    (place / "empty").mkdir(exist_ok=True)
+    with pytest.raises(UserError, match="not a directory that hwsim quantize wrote"):
+        run_evaluate(EvaluateRequest(str(place / "empty"), str(place / "test.npz")))
+    run_quantize(request(place, "bad"))
+    (place / "bad" / "quantized.json").write_text("{}")
+    with pytest.raises(UserError, match=r"not the one source\.json describes"):
+        run_evaluate(EvaluateRequest(str(place / "bad"), str(place / "test.npz")))
+    np.savez(place / "labels.npz", x=np.zeros((2, 3, 16, 16), np.float32), y=np.array([3, 77]))
+    with pytest.raises(UserError, match="up to 77 do not fit"):
+        run_evaluate(EvaluateRequest(f"{place}/net.py:net", str(place / "labels.npz")))
+
+
+def test_command_line(place):
+    app = typer.Typer()
+    app.command("quantize")(quantize_command)
+    app.command("evaluate")(evaluate_command)
+    runner = CliRunner()
+    model = ["--model", f"{place}/net.py:net", "--calibration-data", str(place / "calib.npz")]
+    made = runner.invoke(app, ["quantize", "--scheme", "w4a8.o2", *model, "-o", str(place / "cli"), "--json"])
+    assert made.exit_code == 0, made.output
+    assert json.loads(made.stdout)["schemes"] == {"w4a8.o2": 4}
+    data = ["--data", str(place / "test.npz"), "--limit", "20"]
+    measured = runner.invoke(app, ["evaluate", str(place / "cli"), *data, "--json"])
+    assert measured.exit_code == 0, measured.output
+    document = json.loads(measured.stdout)
+    assert document["data"]["count"] == 20 and document["metrics"]["kl"] >= 0
+    shown = runner.invoke(app, ["evaluate", str(place / "cli"), *data])
+    assert shown.exit_code == 0 and "top-1" in shown.stdout and "float" in shown.stdout
+
+
+def test_language_model_keeps_its_perplexity(tmp_path):
+    """Trained stories260k: W8A8 loses next to nothing; perplexity of the float model as published."""
+    config, weights = (
+        shared("data/models/stories260k_config.json"),
+        shared("data/models/stories260k.safetensors"),
+    )
+    stories = shared("data/text/tinystories_a_tok512.npz")
+    spec = f"hf:{config}"
+    run_quantize(
+        QuantizeRequest(
+            tmp_path / "q", scheme="w8a8", model=spec, weights=weights, calibration_data=str(stories), samples=2,
+            sequence=512,
+        )
+    )  # fmt: skip
+    found = run_evaluate(EvaluateRequest(str(tmp_path / "q"), str(stories), limit=4))
+    assert found.reference is not None
+    assert 3.0 < found.reference["perplexity"] < 5.0
+    assert math.isclose(found.metrics["perplexity"], found.reference["perplexity"], rel_tol=0.05)
