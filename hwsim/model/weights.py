@@ -54,7 +54,7 @@ def fill_random(module: nn.Module, seed: int) -> None:
 def _rules(module: nn.Module) -> list[tuple[str, Tensor, float | None]]:
     """Each distinct parameter with the standard deviation it gets; None keeps its constant value."""
     found: list[tuple[str, Tensor, float | None]] = []
-    owners = {name: child for name, child in module.named_modules()}
+    owners = dict(module.named_modules())
     for name, parameter in module.named_parameters():
         owner = owners[name.rpartition(".")[0]]
         found.append((name, parameter.data, _deviation(owner, parameter)))
@@ -165,13 +165,17 @@ def load_file(module: nn.Module, path: Path) -> None:
 
 
 def _strip_prefix(loaded: dict[str, Tensor], known: set[str]) -> dict[str, Tensor]:
-    """Drop the prefix that wrappers (DataParallel, compile) put before every name, if that makes names fit."""
-    for prefix in ("module.", "_orig_mod.", "model."):
-        if loaded and all(name.startswith(prefix) for name in loaded):
-            stripped = {name.removeprefix(prefix): tensor for name, tensor in loaded.items()}
-            if len(known & set(stripped)) > len(known & set(loaded)):
-                loaded = stripped
-    return loaded
+    """Drop the prefixes that wrappers (DataParallel, compile) put before every name, if names fit then."""
+    best = loaded
+    while True:
+        for prefix in ("module.", "_orig_mod.", "model."):
+            if loaded and all(name.startswith(prefix) for name in loaded):
+                loaded = {name.removeprefix(prefix): tensor for name, tensor in loaded.items()}
+                break
+        else:
+            return best
+        if len(known & set(loaded)) > len(known & set(best)):
+            best = loaded
 
 
 def _aliases(module: nn.Module) -> Iterable[list[str]]:

@@ -67,7 +67,8 @@ def encoder():
 class CifarViT(nn.Module):
     def __init__(self):
         super().__init__()
-        self.patch_embed = nn.Conv2d(3, 128, 4, 4)
+        self.patch_embed = nn.Module()
+        self.patch_embed.proj = nn.Conv2d(3, 128, 4, 4)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, 128))
         self.pos_embed = nn.Parameter(torch.zeros(1, 65, 128))
         layer = nn.TransformerEncoderLayer(128, 8, 256, batch_first=True)
@@ -75,7 +76,7 @@ class CifarViT(nn.Module):
         self.mlp_head = nn.Sequential(nn.LayerNorm(128), nn.Linear(128, 10))
 
     def forward(self, x):
-        x = self.patch_embed(x).flatten(2).transpose(1, 2)
+        x = self.patch_embed.proj(x).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1) + self.pos_embed
         return self.mlp_head(self.transformer(x)[:, 0])
 
