@@ -5,6 +5,10 @@ tile [-m, m] exactly, and every further order divides the step by B: K orders ar
 cells, so |error| <= s_1 / 2 * B^-(K-1). The chain of a row does not depend on which other rows are kept,
 hence the error of every sparse option follows from the tables built here: energy after n terms for each
 row (or column). With one bit the term is the mean magnitude times the sign.
+
+Each row takes the start that suits its final number of terms n (trap P4): the tiling step, or m / (2^(b-1) - 1)
+where the weights lie on that grid, or, where B^n <= 64 cells make clipping worth while, the best of a few clipped
+ranges, judged on a histogram of the row and taken only where the exact error is smaller.
 """
 
 from dataclasses import dataclass
@@ -15,16 +19,22 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
 
+BINS = 128
+CLIPPED_CELLS = 64
+CLIP_FACTORS = np.linspace(0.36, 0.96, 16).astype(np.float32)
+
 
 @dataclass(frozen=True)
 class ChainTables:
     """What remains of a weight after n terms; first axes are [width, n - 1].
 
-    `row_*` sum over the columns of a row, `column_*` over the rows of a column. `moment` weights the squared
-    residual with the second moment of the input, `fisher` with the squared gradient of the log-likelihood.
+    `row_*` sum over the columns of a row, `column_*` over the rows of a column (tiling start in every row).
+    `moment` weights the squared residual with the second moment of the input, `fisher` with the squared
+    gradient of the log-likelihood. `start` is the first step of a row that will receive n terms.
     """
 
     bits: tuple[int, ...]
+    start: FloatArray
     row_energy: FloatArray
     row_moment: FloatArray
     row_fisher: FloatArray
@@ -34,6 +44,7 @@ class ChainTables:
     column_energy: FloatArray
     column_moment: FloatArray
     column_fisher: FloatArray
+    column_sup: FloatArray
     weight_energy: float
 
 
@@ -45,44 +56,116 @@ def chain_tables(
     fisher: FloatArray | None = None,
     chunks: int = 16,
 ) -> ChainTables:
-    """Run the chains of all `bits` to depth `orders` over a (O, I) float32 weight."""
+    """Run the chains of all `bits` to depth `orders` over a finite (O, I) float32 weight."""
     rows, columns = weight.shape
-    shape = (len(bits), orders)
-    row = [np.zeros((*shape, rows), np.float32) for _ in range(5)]
-    column = [np.zeros((chunks, *shape, columns), np.float32) for _ in range(2)]
+    row = np.zeros((6, len(bits), orders, rows), np.float32)
+    column = np.zeros((3, chunks, len(bits), orders, columns), np.float32)
     row_max = np.zeros(rows, np.float32)
     weights = np.ones(columns, np.float32) if moments is None else np.ascontiguousarray(moments, np.float32)
     squared = np.ones((1, 1), np.float32) if fisher is None else np.ascontiguousarray(fisher, np.float32)
+    known = fisher is not None
     run_chains(
         np.ascontiguousarray(weight),
         np.array(bits),
         weights,
         squared,
-        fisher is not None,
-        row[0],
-        row[1],
-        row[2],
-        row[3],
-        row[4],
+        known,
+        row,
         row_max,
-        column[0],
-        column[1],
+        column,
+        CLIP_FACTORS,
     )
-    energy = column[0].sum(axis=0)
+    energy, weighted = column[:2].sum(axis=1)
     moment = energy * weights
     return ChainTables(
-        bits,
-        row[0],
-        row[1],
-        row[2] if fisher is not None else row[1],
-        row[3],
-        row[4],
-        row_max,
-        energy,
-        moment,
-        column[1].sum(axis=0) if fisher is not None else moment,
-        float(np.vdot(weight, weight)),
+        bits=bits,
+        start=row[0],
+        row_energy=row[1],
+        row_moment=row[2],
+        row_fisher=row[3] if known else row[2],
+        row_sup=row[4],
+        row_magnitude=row[5],
+        row_max=row_max,
+        column_energy=energy,
+        column_moment=moment,
+        column_fisher=weighted if known else moment,
+        column_sup=column[2].max(axis=0),
+        weight_energy=float(np.vdot(weight, weight)),
     )
+
+
+@numba.njit(cache=True, fastmath=True, error_model="numpy")
+def descend(
+    row: FloatArray, residual: FloatArray, start: np.float32, cells: np.float32, terms: int
+) -> np.float32:
+    """Subtract `terms` rounded terms from a row, the first with step `start`; returns the energy left."""
+    limit = np.float32((cells - 1) / 2)
+    residual[:] = row
+    step = start
+    energy = np.float32(0)
+    for _ in range(terms):
+        inverse = np.float32(1) / step
+        energy = np.float32(0)
+        for j in range(row.size):
+            code = np.rint(residual[j] * inverse)
+            left = residual[j] - step * min(max(code, -limit), limit)
+            residual[j] = left
+            energy += left * left
+        step /= cells
+    return energy
+
+
+@numba.njit(cache=True, fastmath=True, error_model="numpy")
+def best_clip(counts: FloatArray, cells: np.float32, factors: FloatArray) -> np.float32:
+    """Fraction of the range whose uniform grid of `cells` cells fits a histogram of magnitudes best."""
+    limit = np.float32((cells - 1) / 2)
+    best, least = np.float32(1), np.float32(np.inf)
+    for factor in factors:
+        step = factor * np.float32(2 / cells)
+        inverse = np.float32(1) / step
+        error = np.float32(0)
+        for k in range(counts.size):
+            value = (np.float32(k) + np.float32(0.5)) / np.float32(counts.size)
+            gap = value - step * min(np.rint(value * inverse), limit)
+            error += counts[k] * gap * gap
+        if error < least:
+            best, least = factor, error
+    return best
+
+
+@numba.njit(cache=True, fastmath=True, error_model="numpy")
+def descend_binary(row: FloatArray, residual: FloatArray, terms: int) -> np.float32:
+    """Subtract `terms` binary terms, each the mean magnitude times the sign; returns the first scale."""
+    residual[:] = row
+    first = np.float32(0)
+    for n in range(terms):
+        total = np.float32(0)
+        for j in range(row.size):
+            total += abs(residual[j])
+        step = total / np.float32(row.size)
+        first = step if n == 0 else first
+        for j in range(row.size):
+            residual[j] -= step if residual[j] >= 0 else -step
+    return first
+
+
+@numba.njit(cache=True, fastmath=True, error_model="numpy")
+def record(
+    residual: FloatArray, moments: FloatArray, fisher: FloatArray, has_fisher: bool, out: FloatArray
+) -> None:
+    """Store energy, weighted energies, largest and total magnitude of one row's residual in `out[1:]`."""
+    e, h, g, top, total = np.float32(0), np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+    for j in range(residual.size):
+        r = abs(residual[j])
+        square = r * r
+        total += r
+        e += square
+        h += square * moments[j]
+        top = max(top, r)
+    if has_fisher:
+        for j in range(residual.size):
+            g += residual[j] * residual[j] * fisher[j]
+    out[1], out[2], out[3], out[4], out[5] = e, h, g, top, total
 
 
 @numba.njit(parallel=True, cache=True, fastmath=True, error_model="numpy")
@@ -92,69 +175,63 @@ def run_chains(
     moments: FloatArray,
     fisher: FloatArray,
     has_fisher: bool,
-    energy: FloatArray,
-    moment: FloatArray,
-    weighted: FloatArray,
-    sup: FloatArray,
-    magnitude: FloatArray,
+    table: FloatArray,
     row_max: FloatArray,
     column: FloatArray,
-    column_weighted: FloatArray,
+    factors: FloatArray,
 ) -> None:
-    """Fill the tables; see `ChainTables` for their meaning."""
+    """Fill `table[quantity, width, n - 1, row]` and `column[quantity, chunk, width, n - 1, column]`."""
     rows, columns = weight.shape
-    orders = energy.shape[1]
-    chunks = column.shape[0]
+    orders = table.shape[2]
+    chunks = column.shape[1]
     for chunk in numba.prange(chunks):
         residual = np.empty(columns, np.float32)
+        counts = np.empty(BINS, np.float32)
         for i in range(chunk * rows // chunks, (chunk + 1) * rows // chunks):
+            row = weight[i]
+            gradients = fisher[i] if has_fisher else fisher[0]
             largest = np.float32(0)
             for j in range(columns):
-                largest = max(largest, abs(weight[i, j]))
+                largest = max(largest, abs(row[j]))
             row_max[i] = largest
-            if largest < np.float32(1e-30):
+            if largest < np.float32(1e-15):
                 continue
+            counts[:] = 0
+            for j in range(columns):
+                counts[min(int(abs(row[j]) / largest * np.float32(BINS)), BINS - 1)] += 1
             for b in range(len(bits)):
                 cells = np.float32(2.0 ** bits[b] - 1)
-                limit = np.float32((cells - 1) / 2)
-                step = np.float32(2) * largest / cells
-                for j in range(columns):
-                    residual[j] = weight[i, j]
-                total = np.float32(0)
                 if bits[b] == 1:
-                    for j in range(columns):
-                        total += abs(residual[j])
+                    for n in range(orders):
+                        table[0, b, n, i] = descend_binary(row, residual, n + 1)
+                        record(residual, moments, gradients, has_fisher, table[:, b, n, i])
+                    continue
+                tiling = np.float32(2) * largest / cells
+                centred = np.float32(2) * largest / (cells - np.float32(1))
+                on_grid = descend(row, residual, centred, cells, 1)
+                step = tiling
                 for n in range(orders):
-                    if bits[b] == 1:
-                        step = total / np.float32(columns)
-                        for j in range(columns):
-                            residual[j] -= step if residual[j] >= 0 else -step
-                    else:
-                        inverse = np.float32(1) / step
-                        for j in range(columns):
-                            code = np.rint(residual[j] * inverse)
-                            residual[j] -= step * min(max(code, -limit), limit)
-                    total = np.float32(0)
-                    e = np.float32(0)
-                    h = np.float32(0)
-                    top = np.float32(0)
-                    for j in range(columns):
-                        r = residual[j]
-                        square = r * r
-                        total += abs(r)
-                        e += square
-                        h += square * moments[j]
-                        top = max(top, abs(r))
-                        column[chunk, b, n, j] += square
-                    if has_fisher:
-                        g = np.float32(0)
-                        for j in range(columns):
-                            square = residual[j] * residual[j] * fisher[i, j]
-                            g += square
-                            column_weighted[chunk, b, n, j] += square
-                        weighted[b, n, i] = g
-                    energy[b, n, i] = e
-                    moment[b, n, i] = h
-                    sup[b, n, i] = top
-                    magnitude[b, n, i] = total
+                    energy = descend(row if n == 0 else residual, residual, step, cells, 1)
                     step /= cells
+                    record(residual, moments, gradients, has_fisher, table[:, b, n, i])
+                    table[0, b, n, i] = tiling
+                    for j in range(columns):
+                        column[0, chunk, b, n, j] += residual[j] * residual[j]
+                        column[2, chunk, b, n, j] = max(column[2, chunk, b, n, j], abs(residual[j]))
+                    if has_fisher:
+                        for j in range(columns):
+                            column[1, chunk, b, n, j] += residual[j] * residual[j] * gradients[j]
+                    if on_grid < energy:
+                        table[0, b, n, i] = centred
+                for n in range(orders):
+                    start = table[0, b, n, i]
+                    grid = np.float32(cells ** (n + 1))
+                    if grid <= CLIPPED_CELLS:
+                        clipped = best_clip(counts, grid, factors) * tiling
+                        least = table[1, b, n, i] if start == tiling else on_grid
+                        if descend(row, residual, clipped, cells, n + 1) < least:
+                            start = clipped
+                    if start != tiling:
+                        descend(row, residual, start, cells, n + 1)
+                        record(residual, moments, gradients, has_fisher, table[:, b, n, i])
+                        table[0, b, n, i] = start

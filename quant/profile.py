@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from quant.chains import ChainTables, chain_tables
 from quant.errors import QuantError
 from quant.scheme import Scheme
-from quant.sparsity import kept_count, term_counts_by_order
+from quant.sparsity import column_counts_by_order, kept_count, term_counts_by_order
 
 FloatArray = NDArray[np.float32]
 SCALE_BYTES = 4
 INDEX_BYTES = 4
+EPSILON = 2.0**-23
 
 
 @dataclass(frozen=True)
@@ -198,15 +199,21 @@ class _Reader:
     ) -> NDArray[np.int64]:
         key = (axis, b, shares)
         if key not in self._counts:
-            for depth, counts in enumerate(term_counts_by_order(energy, shares), start=1):
+            count = column_counts_by_order if axis == "columns" else term_counts_by_order
+            for depth, counts in enumerate(count(energy, shares), start=1):
                 self._counts[axis, b, shares[:depth]] = counts
         return self._counts[key]
 
-    def _bound(self, b: int, terms: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Sup bound of each row after `terms` terms (methods.md 2.2 with cells that tile the range)."""
+    def _bound(self, b: int, terms: NDArray[np.int64], start: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sup bound of rows with a first step `start` after `terms` terms (quant.bounds)."""
         cells = 2.0 ** self.tables.bits[b] - 1
         largest = self.tables.row_max.astype(np.float64)
-        return largest / cells**terms if cells > 1 else largest
+        allowance = largest * (2 * EPSILON * terms)
+        if cells == 1:
+            return largest + allowance
+        reach = start * cells / 2 * (1 - cells ** -terms.astype(np.float64))
+        half = start / 2 * cells ** -(terms - 1.0)
+        return np.maximum(half, largest - reach) + allowance
 
     def _by_rows(self, scheme: Scheme) -> tuple[float, float, float | None, float, float]:
         assert scheme.weight_bits is not None
@@ -222,7 +229,10 @@ class _Reader:
         mean = tables.row_magnitude[b][pick].astype(np.float64) / self.columns
         shrink = np.where(binary & (energy > 0), 1 - self.columns * mean**2 / np.maximum(energy, 1e-300), 1.0)
         sup = np.where(binary, np.maximum(tables.row_sup[b][pick] - mean, mean), tables.row_sup[b][pick])
-        bound = self._bound(b, counts)
+        bound = self._bound(b, counts, tables.start[b][pick].astype(np.float64))
+        if scheme.binary_last:
+            rounding = 4 * EPSILON * tables.row_max.astype(np.float64)
+            bound = np.where(binary, np.maximum(bound - mean, mean) + rounding, bound)
         loss: float | None = None
         if self.has_fisher:
             loss = 0.5 * float(tables.row_fisher[b][pick] @ shrink)
@@ -251,8 +261,11 @@ class _Reader:
         elif self.row_fisher is not None:
             loss = self._loss_of_rows(b, counts)
         least = int(counts.min())
-        bound = self._bound(b, np.full(self.rows, least))
-        sup = float(tables.row_sup[b][least - 1].max())
+        cells = 2.0 ** tables.bits[b] - 1
+        tiling = 2 * tables.row_max.astype(np.float64) / cells
+        bound = self._bound(b, np.full(self.rows, least), tiling)
+        sup_by_channel = tables.column_sup[b].reshape(-1, channels, self.kernel).max(axis=2)
+        sup = float(sup_by_channel[pick].max())
         return (
             float(by_channel[0][pick].sum()),
             float(by_channel[1][pick].sum()),

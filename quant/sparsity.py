@@ -52,6 +52,30 @@ def term_counts_by_order(energy: FloatArray, shares: Sequence[float]) -> list[In
     return history
 
 
+def column_counts_by_order(energy: FloatArray, shares: Sequence[float]) -> list[IntArray]:
+    """`term_counts_by_order` for input columns, which share the scales of the rows.
+
+    One term has one scale per row, so an order keeps only columns that stand at the same number of terms: it
+    takes the level at which its share of columns has the most energy, and may keep fewer than its share.
+    """
+    groups = energy.shape[1]
+    counts = np.ones(groups, dtype=np.int64)
+    history = [counts]
+    for share in shares[1:]:
+        kept = kept_count(share, groups)
+        best: IntArray = np.empty(0, dtype=np.int64)
+        gain = -1.0
+        for level in np.unique(counts):
+            members = np.flatnonzero(counts == level)
+            taken = members[largest(energy[level - 1, members], kept)]
+            if float(energy[level - 1, taken].sum()) > gain:
+                best, gain = taken, float(energy[level - 1, taken].sum())
+        counts = counts.copy()
+        counts[best] += 1
+        history.append(counts)
+    return history
+
+
 def largest(score: FloatArray, count: int) -> IntArray:
     """Indices of the `count` largest scores; ties go to the lower index."""
     return np.argsort(-score, kind="stable")[:count]
