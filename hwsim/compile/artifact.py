@@ -120,7 +120,7 @@ def _manifest(
         kind: [{"name": p.name, "shape": list(p.shape), "dtype": p.dtype} for p in values]
         for kind, values in (("inputs", program.inputs), ("outputs", program.outputs))
     }
-    proof = integer_proof(program)
+    proof = integer_proof(program, isa)
     return {
         "schema_version": SCHEMA_VERSION,
         **facts,

@@ -44,6 +44,7 @@ class Depthwise:
     epilogue: Node
     operands: tuple[Operand, ...] = ()
     parallel: bool = False
+    raw: bool = False
 
     @property
     def tap_count(self) -> int:
@@ -55,10 +56,6 @@ class Depthwise:
         """Output pixels."""
         return self.dims[0][0] * self.dims[1][0] * self.dims[2][0]
 
-    def macs(self) -> int:
-        """Multiply-accumulates of all terms."""
-        return self.rows * self.tap_count * self.channels * self.terms
-
     def arguments(self, isa: Isa) -> list[tuple[str, int, str]]:
         """Name, elements and dtype of every parameter, in order."""
         padded = -(-self.channels // isa.lanes) * isa.lanes
@@ -67,7 +64,7 @@ class Depthwise:
             ("weights", self.terms * self.tap_count * padded, "int8"),
             ("initial", self.terms * padded, "int32"),
         ]
-        if self.out_dtype != "int32":
+        if not self.raw:
             result.append(("scale", self.terms * padded, "float32"))
         result += [(f"operand{i}", o.elements, "float32") for i, o in enumerate(self.operands)]
         return [*result, ("out", self.sizes[1], self.out_dtype)]
@@ -143,7 +140,7 @@ class Depthwise:
         column, ragged = place
         lanes, padded = isa.lanes, -(-self.channels // isa.lanes) * isa.lanes
         target = self.out_offset + sum(c * s for c, (_, _, s) in zip(where, self.dims, strict=True)) + column
-        if self.out_dtype == "int32":
+        if self.raw:
             store_lanes(code, buffers["out"], target, code.bind("r", sum(values[1:], values[0])), ragged)
             return
         total = None

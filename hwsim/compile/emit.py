@@ -55,14 +55,16 @@ class Emitter:
         self._counter += 1
         return Buffer(f"w{self._counter}", elements, dtype, "work")
 
-    def step(self, kernel: Kernel, buffers: Sequence[Buffer], written: Sequence[int] = (-1,)) -> None:
+    def step(
+        self, kernel: Kernel, buffers: Sequence[Buffer], written: Sequence[int] = (-1,), macs: int = 0
+    ) -> None:
         """Append one kernel call; the sizes must be what the kernel declares."""
         wanted = [(size, dtype) for _, size, dtype in kernel.arguments(self.isa)]
         given = [(b.elements, b.dtype) for b in buffers]
         if wanted != given:
             raise AssertionError(f"{self.layer}: {type(kernel).__name__} wants {wanted}, gets {given}")
         places = tuple(sorted(w % len(buffers) for w in written))
-        self.program.steps.append(Step(kernel, tuple(buffers), self.layer, places))
+        self.program.steps.append(Step(kernel, tuple(buffers), self.layer, places, macs))
 
     def stored(self, const: Const) -> View:
         """The constant as a buffer (made once); booleans become 0 and 1."""

@@ -7,6 +7,7 @@ one entry here and, if its dot product is new, one branch in `dot`.
     vnni256   the same in 256 bits (AVX-VNNI, AVX512-VNNI+VL)
     avx2      vpmovsxbw + vpmaddwd: 8 lanes, 2 products a lane (vpmaddubsw would saturate, so it is not used)
     sdot      Armv8.2 dot product: 4 lanes, 4 products; s8 x s8, activations flipped by 0x80
+    fma       float32 multiply-add, for the layers a plan leaves in float
     mul       widening multiply-add in whatever vectors LLVM finds (RISC-V V, plain C with one lane)
 """
 # pyright: basic
@@ -23,7 +24,7 @@ from tvm import tirx
 from hwsim.compile.builder import broadcast, vector
 from hwsim.errors import UserError
 
-Dot = Literal["vnni512", "vnni256", "avx2", "sdot", "mul"]
+Dot = Literal["vnni512", "vnni256", "avx2", "sdot", "mul", "fma"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,10 @@ class Isa:
     def wide(self) -> "Isa":
         """The variant for activation codes of more than 8 bits: 32-bit products, same vectors."""
         return replace(self, dot="mul", depth=1, activation_offset=0, tile_vectors=min(self.tile_vectors, 2))
+
+    def floating(self) -> "Isa":
+        """The variant for layers left in float: float32 multiply-adds in the same tiles."""
+        return replace(self, dot="fma", depth=1, activation_offset=0)
 
 
 def _llvm(**settings: Any) -> tuple[tuple[str, Any], ...]:
@@ -146,6 +151,8 @@ def load_activations(isa: Isa, codes: Any, offset: Any) -> Any:
     if isa.dot == "sdot":
         flip = tirx.const(-0x7F7F7F80, "int32")  # 0x80808080: turns u8 into s8 = u8 - 128
         return tirx.reinterpret("int32", codes.vload([offset], "uint8x4")) ^ flip
+    if isa.dot == "fma":
+        return codes.vload([offset])
     first = codes.vload([offset]).astype("int32")
     if isa.dot == "avx2":
         return first | (codes.vload([offset + 1]).astype("int32") << 16)
@@ -156,6 +163,8 @@ def dot(isa: Isa, acc: Any, activations: Any, weights: Any) -> Any:
     """``acc + sum of isa.depth products`` in every lane."""
     lanes = isa.lanes
     many = broadcast(activations, lanes)
+    if isa.dot == "fma":
+        return acc + weights * many
     if isa.dot in ("vnni512", "vnni256"):
         name = f"llvm.x86.avx512.vpdpbusd.{lanes * 32}"
         bytes_ = tirx.reinterpret(f"uint8x{lanes * 4}", many)

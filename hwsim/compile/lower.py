@@ -19,6 +19,7 @@ from torch import fx
 from hwsim.compile.emit import Emitter, join
 from hwsim.compile.expr import Node, const, gelu, leaf, op, sigmoid
 from hwsim.compile.isa import Isa
+from hwsim.compile.lower_float import FloatLowering
 from hwsim.compile.lower_products import ProductLowering
 from hwsim.compile.lower_vector import VectorLowering
 from hwsim.compile.program import Buffer, Port, Program
@@ -75,7 +76,7 @@ _UNARY: dict[str, Callable[..., Node]] = {
 }
 
 
-class Lowering(ProductLowering, VectorLowering):
+class Lowering(ProductLowering, FloatLowering, VectorLowering):
     """One walk over one graph."""
 
     def __init__(self, module: fx.GraphModule, isa: Isa, parallel: bool = False) -> None:

@@ -335,6 +335,7 @@ class ProductLowering:
         codes, machine = x.codes["rows"], self._machine(acc.x)
         rows = math.prod(shape[:-1])
         packed = self._packed(terms, shape[-1], 1, machine, rows)
+        macs = rows * sum(t.codes.size for t in terms)
 
         def emit(node: Node, leaves: tuple[View, ...], destination: View) -> None:
             emitter.layer = layer
@@ -354,7 +355,8 @@ class ProductLowering:
                 parallel=emitter.parallel,
             )  # fmt: skip
             constants = self._operands_of(packed, x.stored_zero, machine, not product.direct)
-            emitter.step(product, [codes.buffer, *constants, *(v.buffer for v in leaves), destination.buffer])
+            operands = [codes.buffer, *constants, *(v.buffer for v in leaves), destination.buffer]
+            emitter.step(product, operands, macs=macs)
 
         return Pending(shape, tuple(range(len(shape))), emit, leaf(0))
 
@@ -378,6 +380,7 @@ class ProductLowering:
         if not joined:
             steps.append((conv.kernel[1], wide * conv.dilation[1]))
         origin = codes.offset - conv.padding[0] * high - conv.padding[1] * wide
+        macs = shape[0] * shape[2] * shape[3] * sum(t.codes.size for t in terms)
 
         def emit(node: Node, leaves: tuple[View, ...], destination: View) -> None:
             emitter.layer = layer
@@ -400,7 +403,8 @@ class ProductLowering:
                 parallel=emitter.parallel,
             )  # fmt: skip
             constants = self._operands_of(packed, x.stored_zero, machine, not product.direct)
-            emitter.step(product, [codes.buffer, *constants, *(v.buffer for v in leaves), destination.buffer])
+            operands = [codes.buffer, *constants, *(v.buffer for v in leaves), destination.buffer]
+            emitter.step(product, operands, macs=macs)
 
         return Pending(shape, (0, 2, 3, 1), emit, leaf(0))
 
@@ -419,6 +423,7 @@ class ProductLowering:
             scale[index, term.rows] = term.scale
         initial = (-x.stored_zero * weights.sum(1, dtype=np.int64)).astype(np.int32)
         origin = codes.offset - conv.padding[0] * high - conv.padding[1] * wide
+        macs = shape[0] * shape[2] * shape[3] * sum(t.codes.size for t in terms)
 
         def emit(node: Node, leaves: tuple[View, ...], destination: View) -> None:
             emitter.layer = layer
@@ -435,7 +440,8 @@ class ProductLowering:
             name = f"{layer}.{len(emitter.program.steps)}"
             constants = [constant(f"{name}.weights", weights), constant(f"{name}.initial", initial),
                          constant(f"{name}.scale", scale)]  # fmt: skip
-            emitter.step(kernel, [codes.buffer, *constants, *(v.buffer for v in leaves), destination.buffer])
+            operands = [codes.buffer, *constants, *(v.buffer for v in leaves), destination.buffer]
+            emitter.step(kernel, operands, macs=macs)
 
         return Pending(shape, (0, 2, 3, 1), emit, leaf(0))
 
@@ -490,7 +496,8 @@ class ProductLowering:
             name = f"{layer}.{len(emitter.program.steps)}.scale"
             scales = constant(name, np.full(isa.lanes, scale, np.float32))
             buffers = [left.buffer, panels, initial, scales, *row_terms]
-            emitter.step(product, [*buffers, *(v.buffer for v in leaves), destination.buffer])
+            operands = [*buffers, *(v.buffer for v in leaves), destination.buffer]
+            emitter.step(product, operands, macs=math.prod(shape) * depth)
 
         return Pending(shape, tuple(range(len(shape))), emit, leaf(0))
 

@@ -138,3 +138,22 @@ def pack_terms(
     bits = bits or storage_bits(picked)
     weights = pack_panels(picked, taps, isa, sections, bits)
     return Packed(sections, weights, picked.sum(1, dtype=np.int64), picked_scale, table, bits)
+
+
+def pack_float(
+    matrix: NDArray[np.float32], taps: int, isa: Isa, sections: tuple[Section, ...]
+) -> NDArray[np.float32]:
+    """Float weights (channels, taps * run) in the same panel order, one K step a vector."""
+    lanes = isa.lanes
+    slots = sum(section.panels * section.vectors for section in sections)
+    padded = np.zeros((slots * lanes, matrix.shape[1]), np.float32)
+    padded[: matrix.shape[0]] = matrix
+    split = padded.reshape(slots, lanes, taps, -1)
+    pieces: list[NDArray[np.float32]] = []
+    first = 0
+    for section in sections:
+        count = section.panels * section.vectors
+        part = split[first : first + count].reshape(section.panels, section.vectors, lanes, taps, -1)
+        pieces.append(part.transpose(0, 3, 4, 1, 2).reshape(-1))
+        first += count
+    return np.concatenate(pieces)

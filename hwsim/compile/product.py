@@ -25,7 +25,7 @@ from typing import Any, Literal
 from tvm import tirx
 from tvm.tirx import PrimFunc
 
-from hwsim.compile.builder import Code, broadcast, store_lanes, vector
+from hwsim.compile.builder import Code, broadcast, constant, store_lanes, vector
 from hwsim.compile.expr import Evaluator, Node, leaf
 from hwsim.compile.isa import Isa, dot, load_activations
 
@@ -69,11 +69,13 @@ class Product:
         sections: Panels, see `Section`.
         packed_bits: 8, 4 or 2: how weight codes lie in memory.
         columns: Output columns.
-        activation_dtype: uint8, or int32 for codes of more than 8 bits.
+        activation_dtype: uint8, int32 for codes of more than 8 bits, float32 for a layer left in float
+            (weights are then float32 too, and there are neither initial accumulators nor scales).
         sizes: Elements of the activation and output buffers.
         activation_offset: Where the activations begin in their buffer.
         out_offset: Where the output begins in its buffer.
-        out_dtype: float32, uint8 (the next layer's codes) or int32 (bare accumulators).
+        out_dtype: float32, or the next layer's codes (uint8, int32 above 8 bits).
+        raw: Store bare int32 accumulators: no scale, no epilogue.
         epilogue: Elementwise tree; leaf 0 is the rescaled sum, leaf 1.. are ``operands``.
         operands: Epilogue operands.
         row_terms: Whether an int32 per row is added to the accumulators (zero point of the right operand).
@@ -89,7 +91,7 @@ class Product:
     sizes: tuple[int, int]
     batch: tuple[tuple[int, int, int], ...] = ()
     packed_bits: int = 8
-    activation_dtype: Literal["uint8", "int32"] = "uint8"
+    activation_dtype: Literal["uint8", "int32", "float32"] = "uint8"
     activation_offset: int = 0
     out_offset: int = 0
     out_dtype: Literal["float32", "uint8", "int32"] = "float32"
@@ -98,6 +100,7 @@ class Product:
     row_terms: bool = False
     vectorized_scale: bool = True
     parallel: bool = False
+    raw: bool = False
 
     @property
     def rows(self) -> int:
@@ -142,10 +145,6 @@ class Product:
         """Whether slots stand in their natural order, so that no table is read."""
         return all(term == 1 for section in self.sections for term in section.pattern)
 
-    def macs(self) -> int:
-        """Multiply-accumulates of the mathematical product, all terms, without padding."""
-        return self.batches * self.rows * self.tap_count * self.run * self.columns
-
     def weight_bytes(self, isa: Isa) -> int:
         """Bytes of all panels."""
         return self.batches * sum(s.panels * self.panel_bytes(isa, s) for s in self.sections)
@@ -156,10 +155,11 @@ class Product:
         lanes = self.packed_lanes * isa.lanes
         result = [
             ("activations", self.sizes[0], self.activation_dtype),
-            ("weights", self.weight_bytes(isa), "int8"),
-            ("initial", self.batches * lanes, "int32"),
+            ("weights", self.weight_bytes(isa), "float32" if self.floating else "int8"),
         ]
-        if self.out_dtype != "int32":
+        if not self.floating:
+            result.append(("initial", self.batches * lanes, "int32"))
+        if not (self.raw or self.floating):
             result.append(("scale", self.batches * lanes if self.vectorized_scale else isa.lanes, "float32"))
         if not self.direct:
             result.append(("table", self.slots, "int32"))
@@ -174,7 +174,14 @@ class Product:
 
     def machine(self, isa: Isa) -> Isa:
         """The variant of ``isa`` that multiplies these activations."""
+        if self.floating:
+            return isa.floating()
         return isa if self.activation_dtype == "uint8" else isa.wide()
+
+    @property
+    def floating(self) -> bool:
+        """Whether this product was left in float."""
+        return self.activation_dtype == "float32"
 
 
 class _Writer:
@@ -185,7 +192,12 @@ class _Writer:
         self.code = Code(name)
         self.buffers = {n: self.code.parameter(n, size, t) for n, size, t in product.arguments(isa)}
 
+        weights = "float32" if product.floating else "int8"
+        self._vector = vector("float32" if product.floating else "int32", isa.lanes)
+        self._packed_vector = vector(weights, isa.lanes * isa.depth)
+
     def write(self) -> PrimFunc:
+        """All loops."""
         product = self.product
         index: Any = 0
         bases: list[Any] = []
@@ -258,11 +270,13 @@ class _Writer:
             code.bind("a", batch_base + sum(c * s for c, (_, s, _) in zip(where, product.dims, strict=True)))
             for where in coordinates
         ]
-        acc = code.scratch("acc", rows * vectors, vector("int32", isa.lanes))
+        acc = code.scratch("acc", rows * vectors, self._vector)
         lane = (place.batch_index * product.packed_lanes + place.vector) * isa.lanes
         for v in range(vectors):
-            initial = self.buffers["initial"].vload([lane + v * isa.lanes], vector("int32", isa.lanes))
-            initial = code.bind("c", initial)
+            if product.floating:
+                initial = constant(0.0, "float32", isa.lanes)
+            else:
+                initial = code.bind("c", self.buffers["initial"].vload([lane + v * isa.lanes], self._vector))
             for i in range(rows):
                 code.store(acc, i * vectors + v, initial)
         self._accumulate(place, starts, acc)
@@ -284,7 +298,7 @@ class _Writer:
         step_bytes = isa.lanes * isa.depth
         base = code.bind("b", place.byte + (tap * blocks + block) * (vectors * step_bytes))
         loads = [
-            code.bind("l", self.buffers["weights"].vload([base + v * step_bytes], vector("int8", step_bytes)))
+            code.bind("l", self.buffers["weights"].vload([base + v * step_bytes], self._packed_vector))
             for v in range(vectors)
         ]
         for step in range(product.steps_per_load):
@@ -335,7 +349,7 @@ class _Writer:
         target = product.out_offset + column
         target = target + sum(b * s for b, (_, _, s) in zip(place.batch, product.batch, strict=True))
         target = target + sum(c * s for c, (_, _, s) in zip(where, product.dims, strict=True))
-        if product.out_dtype == "int32":
+        if product.raw:
             result = sum(values[1:], values[0])
         else:
             result = self._evaluate(place, where, column, self._rescale(place, first, values))
@@ -345,6 +359,8 @@ class _Writer:
     def _rescale(self, place: "_Place", first: int, values: list[Any]) -> Any:
         """``sum over terms of float32(acc) * scale``, in the order of the terms."""
         lanes = self.isa.lanes
+        if self.product.floating:
+            return sum(values[1:], values[0])
         total = None
         for term, value in enumerate(values):
             place_of_entry = place.batch_index * self.product.packed_lanes + place.vector

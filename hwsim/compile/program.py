@@ -7,7 +7,7 @@ integers all read the same list.
 # pyright: basic
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -36,12 +36,13 @@ class Buffer:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One kernel call for one layer."""
+    """One kernel call for one layer; ``macs`` of the mathematical product, all terms, without padding."""
 
     kernel: Kernel
     buffers: tuple[Buffer, ...]
     layer: str
     written: tuple[int, ...]
+    macs: int = 0
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,3 @@ def constant(name: str, array: np.ndarray) -> Buffer:
     """A constant buffer of the flattened array."""
     flat = np.ascontiguousarray(array).reshape(-1)
     return Buffer(name, flat.size, str(flat.dtype), "constant", flat)
-
-
-def kernel_macs(kernel: Any) -> int:
-    """Multiply-accumulates of a product kernel, 0 for vector work."""
-    return int(kernel.macs()) if hasattr(kernel, "macs") else 0

@@ -1,16 +1,23 @@
 """Proof of integers: which multiply-accumulates of the compiled program are integer, and which are not.
 
-The proof does not trust the lowering. It walks the TensorIR of every kernel that the program calls: each
-multiplication of two loaded operands that feeds an addition (a multiply-accumulate) over a constant buffer
-of weights is looked at, and its type decides. Elementwise arithmetic on one value per output (scales, biases,
-normalization weights) is vector work, not a product, and is counted apart.
+The proof does not trust the lowering. For every kernel that multiplies stored weights (or the packed right
+operand of an attention product) it walks the TensorIR that is compiled and collects every multiplication, or
+call of a dot-product instruction, that a load of the weights flows into. A step is integer only if all of
+them are. Scales, biases and normalization weights act once on each output: that is vector work, not a product.
 """
 # pyright: basic
+# TVM ships no type stubs.
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from hwsim.compile.program import Program, kernel_macs
+import tvm
+
+from hwsim.compile.build import Kernel
+from hwsim.compile.isa import Isa
+from hwsim.compile.program import Program
 
 
 @dataclass(frozen=True)
@@ -37,17 +44,60 @@ class IntegerProof:
         }
 
 
-def integer_proof(program: Program) -> IntegerProof:
-    """Count the products of a program by the type of their operands."""
+def integer_proof(program: Program, isa: Isa) -> IntegerProof:
+    """Walk every kernel of the program and add up its products by the types found in the code."""
     integer, floating = 0, 0
     layers: list[str] = []
     for step in program.steps:
-        macs = kernel_macs(step.kernel)
-        if not macs:
+        types = weight_multiplications(step.kernel, isa)
+        if not types and not step.macs:
             continue
-        if all(buffer.dtype in ("uint8", "int8", "int32") for buffer in step.buffers[:2]):
-            integer += macs
+        if types and not any(name.startswith(("float", "bfloat")) for name in types):
+            integer += step.macs
         else:
-            floating += macs
+            floating += step.macs
             layers.append(step.layer)
     return IntegerProof(integer, floating, tuple(dict.fromkeys(layers)))
+
+
+@cache
+def weight_multiplications(kernel: Kernel, isa: Isa) -> frozenset[str]:
+    """Types of all multiplications, in the compiled code, that a load of the weights flows into."""
+    if not any(name == "weights" for name, _, _ in kernel.arguments(isa)):
+        return frozenset()
+    function = kernel.build("proof", isa)
+    tainted = {"weights"}
+    types: set[str] = set()
+    # Names are unique in a kernel and bound before they are used, so one walk in order sees every flow.
+    for node in _walk(function.body):
+        kind = type(node).__name__
+        if kind == "Bind" and _reads(node.value, tainted):
+            tainted.add(node.var.name)
+        elif kind in ("Mul", "Call") and _reads(node, tainted):
+            if kind == "Mul" or "llvm_pure_intrin" in str(node.op):
+                types.add(str(node.ty.dtype))
+    return frozenset(types)
+
+
+_CHILDREN = (
+    "body", "seq", "then_case", "else_case", "value", "source", "indices", "a", "b", "args", "base", "vectors",
+    "condition", "true_value", "false_value",
+)  # fmt: skip
+
+
+def _walk(node: Any) -> Iterator[Any]:
+    """All statements and expressions, parents before children, in the order of execution."""
+    if node is None or isinstance(node, bool | int | float | str):
+        return
+    if isinstance(node, list | tuple | tvm.ir.Array):
+        for item in node:
+            yield from _walk(item)
+        return
+    yield node
+    for name in _CHILDREN:
+        if hasattr(type(node), name):
+            yield from _walk(getattr(node, name))
+
+
+def _reads(expression: Any, names: set[str]) -> bool:
+    return any(type(node).__name__ == "Var" and node.name in names for node in _walk(expression))

@@ -298,7 +298,7 @@ class Pool:
         with writer.rows(self.dims) as where:
             start = writer.start(where, source.offset, source.strides)
             out = writer.start(where, self.sink.offset, self.sink.strides)
-            neutral = constant(0.0 if self.mean else -3.4028235e38, "float32", lanes)
+            neutral = constant(0.0 if self.mean else -3.4e38, "float32", lanes)
 
             def body(column: Any, ragged: int) -> None:
                 state = code.scratch("state", 1, vector("float32", lanes))

@@ -48,7 +48,9 @@ def run_compile(request: CompileRequest, progress: Progress | None = None) -> Co
     if sum(x is not None for x in (request.plan, request.scheme, request.quantized)) != 1:
         raise UserError("hwsim compile: give one of --plan plan.json, --scheme w8a8, --quantized DIRECTORY")
     if request.threads > 1 and request.isa != "host":
-        raise UserError("--threads: the thread pool is shipped for this machine only; compile with --isa host")
+        raise UserError(
+            "--threads: the thread pool is shipped for this machine only; compile with --isa host"
+        )
     # The compiler brings its own LLVM; importing it before torch's other libraries is the order that works.
     from hwsim.compile.artifact import write_artifact
     from hwsim.compile.isa import named_isa

@@ -1,0 +1,73 @@
+"""``hwsim compile``: from a plan or a scheme to an artifact that runs without torch."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hwsim.cli import console
+from hwsim.stages.compile import CompileRequest, run_compile
+
+
+def compile_(
+    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Directory to write.")],
+    plan: Annotated[Path | None, typer.Option(help="A plan.json that hwsim plan wrote.")] = None,
+    scheme: Annotated[str | None, typer.Option(help="Instead of a plan: one scheme for all layers.")] = None,
+    quantized: Annotated[
+        Path | None, typer.Option(help="Instead of both: a directory that hwsim quantize wrote.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Model; default: the one the plan was made for.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights: .safetensors, or .pth without code.")] = None,
+    calibration_data: Annotated[
+        str | None, typer.Option(help="Samples for the activation ranges; default: synthetic inputs.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Calibration samples to use.")] = 64,
+    isa: Annotated[
+        str, typer.Option(help="Machine: host, x86-avx2, aarch64-dotprod, riscv64-v, c, ...")
+    ] = "host",
+    threads: Annotated[int, typer.Option(min=1, max=64, help="Cores one inference may use.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Samples per inference.")] = 1,
+    sequence: Annotated[
+        int | None, typer.Option(min=1, help="Tokens per sample of a language model.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of random weights and synthetic inputs.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+) -> None:
+    """Compile integer kernels and write a self-contained artifact.
+
+    Example: hwsim compile --plan out/plan.json -o art/ && hwsim run art/ --input image.jpg
+    """
+    request = CompileRequest(
+        output_dir=output_dir,
+        isa=isa,
+        threads=threads,
+        plan=None if plan is None else console.existing_file(plan, "--plan"),
+        scheme=scheme,
+        quantized=quantized,
+        model=model,
+        weights=None if weights is None else console.existing_file(weights, "--weights"),
+        calibration_data=calibration_data,
+        samples=samples,
+        batch=batch,
+        sequence=sequence,
+        seed=seed,
+    )
+    with console.log().status("quantizing and lowering") as status:
+        result = run_compile(request, lambda _, done, total: status.update(f"kernel {done} of {total}"))
+    if json:
+        console.print_json(result.manifest)
+        return
+    _print(result.directory, result.manifest)
+
+
+def _print(directory: Path, manifest: dict[str, Any]) -> None:
+    integer = manifest["integer"]
+    typer.echo(f"{directory}: {manifest['model']} for {manifest['machine']['name']}")
+    typer.echo(f"  {manifest['steps']} steps, {manifest['kernels']} distinct kernels")
+    typer.echo(f"  {100 * integer['integer_share']:.2f} % of multiply-accumulates in integer")
+    for layer in integer["float_layers"]:
+        typer.echo(f"  in float: {layer}")
+    for remark in manifest["remarks"]:
+        typer.echo(f"  note: {remark}")
