@@ -77,7 +77,7 @@ def top1(logits: Tensor, labels: Tensor) -> float:
 
 
 def perplexity(logits: Tensor, labels: Tensor) -> float:
-    """exp of the mean next-token loss over scored tokens."""
+    """Exp of the mean next-token loss over scored tokens."""
     flat, wanted = logits.flatten(0, -2), labels.flatten()
     return float(torch.nn.functional.cross_entropy(flat, wanted, ignore_index=-1).exp())
 

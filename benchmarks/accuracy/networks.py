@@ -3,6 +3,8 @@
 Each ``*_factory`` function is a model source of its own: ``hwsim plan --model benchmarks/accuracy/networks.py:NAME``.
 """
 
+# ruff: noqa: D102
+
 import json
 from pathlib import Path
 
@@ -69,7 +71,9 @@ class PostNormLayer(nn.Module):
         batch, tokens, width = x.shape
         attn = self.self_attn
         qkv = functional.linear(x, attn.in_proj_weight, attn.in_proj_bias)
-        q, k, v = qkv.reshape(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = (
+            qkv.reshape(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        )
         weights = torch.softmax(q * (width // self.heads) ** -0.5 @ k.transpose(-2, -1), -1)
         mixed = (weights @ v).transpose(1, 2).reshape(batch, tokens, width)
         x = self.norm1(x + attn.out_proj(mixed))

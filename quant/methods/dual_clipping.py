@@ -64,6 +64,7 @@ def clip_range(
     return anchor + lower_factor * (low - anchor), anchor + upper_factor * (high - anchor)
 
 
+@torch.enable_grad()
 def learn_dual_clipping(
     inputs: Tensor, weight: Tensor, bits: int, options: DualClippingOptions | None = None
 ) -> ClippedRange:

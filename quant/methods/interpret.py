@@ -7,7 +7,7 @@ streams side by side), whole-network evaluation, and the unit and tail runs of r
 # pyright: basic
 # torch.fx nodes and metadata are untyped in torch's stubs.
 
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -23,7 +23,9 @@ from quant.qmodel import QuantizedLayer, QuantizedModel
 from quant.scheme import Scheme
 from quant.terms import Term, weight_of
 
-ActivationGrid = ActQuantizer | LogSqrt2Quantizer
+LearnedActivation = Callable[[Tensor], Tensor]
+"""An activation quantizer under training."""
+ActivationGrid = ActQuantizer | LogSqrt2Quantizer | LearnedActivation
 Env = MutableMapping[fx.Node, Any]
 
 
@@ -58,6 +60,8 @@ def fake_activation(x: Tensor, grid: ActivationGrid) -> Tensor:
     """Quantize and dequantize an activation, gradient passed straight through inside the range."""
     if isinstance(grid, LogSqrt2Quantizer):
         return grid.fake(x)
+    if not isinstance(grid, ActQuantizer):
+        return grid(x)
     if grid.kind == "dynamic":
         raise QuantError(
             "calibration methods need static activation ranges: set the activation kind to static"
@@ -96,7 +100,7 @@ class GraphRunner:
 
     def read(self, node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
         """A value; stored tensors are read anew each time, because passes replace them."""
-        return attribute(self.module, str(node.target)) if node.op == "get_attr" else env[node]
+        return attribute(self.module, str(node.target)).detach() if node.op == "get_attr" else env[node]
 
     def feed(self, inputs: Sequence[Tensor]) -> dict[fx.Node, Any]:
         """Environment with the graph inputs set."""
@@ -172,6 +176,8 @@ def integer_model(
     for key, grid in placement.activations.items():
         if isinstance(grid, LogSqrt2Quantizer):
             raise QuantError(f"{key}: log-sqrt2 codes have no integer operator; drop the step logsoftmax")
+        if not isinstance(grid, ActQuantizer):
+            raise QuantError(f"{key}: this activation quantizer is still being trained")
         activations[key] = grid
     layers: dict[str, QuantizedLayer] = {}
     for name, layer in placement.layers.items():

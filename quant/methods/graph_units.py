@@ -1,0 +1,96 @@
+"""Cut a graph into units: stretches of nodes that one tensor enters and one tensor leaves.
+
+A residual block is one unit and so is a stem or a head, whatever the family, because between them exactly one
+live tensor depends on the products so far. Values that depend on the inputs but on no product (masks, rotary
+tables) cross cuts freely and are recomputed where needed.
+"""
+# pyright: basic
+# torch.fx nodes and metadata are untyped in torch's stubs.
+
+from dataclasses import dataclass
+
+from torch import fx
+
+from quant.methods.interpret import GraphRunner
+from quant.model_pass import Product
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """Nodes to run, the tensor that enters, the tensor that leaves, and the products inside."""
+
+    name: str
+    nodes: tuple[fx.Node, ...]
+    entry: fx.Node
+    exit: fx.Node
+    products: tuple[Product, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class UnitPlan:
+    """All units in order, and the nodes no unit owns because they depend on no product."""
+
+    units: tuple[Unit, ...]
+    side: tuple[fx.Node, ...]
+
+
+def cut_into_units(runner: GraphRunner) -> UnitPlan:
+    """Finest cut in which every unit holds a weighted product; activations behind one belong to it."""
+    calls = [node for node in runner.nodes if node.op == "call_function"]
+    main = _main_nodes(runner, calls)
+    position = {node: index for index, node in enumerate(runner.nodes)}
+    side = tuple(node for node in calls if node not in main and node is not _entry(runner, calls, main))
+    chain = [node for node in calls if node in main]
+    entry = _entry(runner, calls, main)
+    units: list[Unit] = []
+    current: list[fx.Node] = []
+    for index, node in enumerate(chain):
+        current.append(node)
+        is_last = index == len(chain) - 1
+        alive = _alive(node, chain[: index + 1], [entry] if not units else [units[-1].exit], position)
+        if not is_last and (alive != {node} or not _closes(node, chain[index + 1], runner, current)):
+            continue
+        found = tuple(runner.products[item] for item in current if item in runner.products)
+        weighted = [product for product in found if product.kind != "matmul"]
+        if not weighted and units:
+            before = units.pop()
+            current = [*before.nodes, *current]
+            found, entry_here = (*before.products, *found), before.entry
+        else:
+            entry_here = units[-1].exit if units else entry
+        label = weighted[0].name if weighted else (found[0].name if found else node.name)
+        units.append(Unit(label, tuple(current), entry_here, node, found))
+        current = []
+    return UnitPlan(tuple(units), side)
+
+
+def _main_nodes(runner: GraphRunner, calls: list[fx.Node]) -> set[fx.Node]:
+    """Products with stored weights and everything behind them."""
+    main: set[fx.Node] = set()
+    for node in calls:
+        product = runner.products.get(node)
+        starts = product is not None and product.kind != "matmul"
+        if starts or any(source in main for source in node.all_input_nodes):
+            main.add(node)
+    return main
+
+
+def _entry(runner: GraphRunner, calls: list[fx.Node], main: set[fx.Node]) -> fx.Node:
+    """The tensor the first product reads."""
+    first = next(node for node in calls if node in main)
+    return runner.products[first].inputs[0]
+
+
+def _alive(
+    node: fx.Node, before: list[fx.Node], entries: list[fx.Node], position: dict[fx.Node, int]
+) -> set[fx.Node]:
+    """Values computed up to here that something behind still reads."""
+    here = position[node]
+    return {item for item in (*before, *entries) if any(position[user] > here for user in item.users)}
+
+
+def _closes(node: fx.Node, following: fx.Node, runner: GraphRunner, current: list[fx.Node]) -> bool:
+    """A cut is wanted in front of a product, a branch or a norm, not between a product and its activation."""
+    if not any(item in runner.products for item in current):
+        return False
+    return following in runner.products or len(node.users) > 1 or "norm" in str(following.target)

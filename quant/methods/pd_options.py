@@ -1,0 +1,62 @@
+"""Settings of PD-Quant: the authors' presets by architecture and one for two cores (methods.md 3.5)."""
+
+from dataclasses import dataclass, field, replace
+
+from quant.errors import QuantError
+from quant.methods.distribution_correction import CorrectionOptions
+
+
+@dataclass(frozen=True)
+class PdOptions:
+    """PD-Quant on one network. ``lambda_r=inf`` is QDrop: no prediction difference."""
+
+    iterations: int = 20000
+    batch: int = 32
+    learning_rate_rounding: float = 3e-3
+    learning_rate_scale: float = 4e-5
+    rounding_weight: float = 0.01
+    temperature: float = 4.0
+    lambda_r: float = 0.1
+    drop_input: float = 0.5
+    drop_inside: float = 0.5
+    warmup: float = 0.2
+    difference_every: int = 1
+    """Evaluate the prediction difference on every n-th iteration, weighted by n (same expectation)."""
+    correction: CorrectionOptions = field(default_factory=CorrectionOptions)
+    holdout: float = 0.2
+    seed: int = 1005
+    checkpoint_every: int = 200
+
+
+_PAPER = {
+    "resnet": (0.01, 4.0, 0.02),
+    "regnet": (0.01, 4.0, 0.01),
+    "mobilenet": (0.1, 1.0, 0.005),
+    "mnasnet": (0.2, 1.0, 0.001),
+    "transformer": (0.01, 4.0, 0.0),
+}
+"""Rounding weight, temperature, lambda_c by architecture; transformers have no batch norm to correct with."""
+
+
+def paper_options(architecture: str) -> PdOptions:
+    """The authors' settings: 20,000 iterations a unit, nothing held out."""
+    if architecture not in _PAPER:
+        raise QuantError(f"pd: no preset for {architecture!r}; choose from {', '.join(_PAPER)}")
+    weight, temperature, lambda_c = _PAPER[architecture]
+    correction = CorrectionOptions(lambda_c=lambda_c)
+    return PdOptions(rounding_weight=weight, temperature=temperature, correction=correction, holdout=0.0)
+
+
+def fast_options(architecture: str, iterations: int = 300) -> PdOptions:
+    """Sized for two cores: few iterations at proportionally higher rates, the difference on a quarter of them."""
+    base = paper_options(architecture)
+    return replace(
+        base,
+        iterations=iterations,
+        learning_rate_rounding=1e-2,
+        learning_rate_scale=2e-4,
+        difference_every=4,
+        correction=replace(base.correction, iterations=20, learning_rate=1e-2),
+        holdout=0.2,
+        checkpoint_every=100,
+    )

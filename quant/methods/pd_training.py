@@ -1,0 +1,205 @@
+"""Training of one unit in PD-Quant: rounding variables and activation scales against the block and the logits."""
+# pyright: basic
+# tensor methods are untyped in torch's stubs.
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, fx
+
+from quant.activation import ActQuantizer
+from quant.methods.adaround import RoundingVariable, rounding_variable
+from quant.methods.graph_units import Unit
+from quant.methods.interpret import GraphRunner, PlacedLayer, Placement, value_of_terms
+from quant.methods.pd_options import PdOptions
+from quant.methods.prediction_loss import (
+    drop_mix,
+    prediction_difference,
+    reconstruction,
+    rounding_regulariser,
+    rounding_temperature,
+    total_loss,
+)
+from quant.model_pass import attribute
+
+SMALLEST_SCALE = 1e-8
+
+
+@dataclass(eq=False)
+class LearnedScale:
+    """Activation quantizer under training: straight-through codes, learnable scale, QDrop per element."""
+
+    grid: ActQuantizer
+    scale: Tensor
+    drop: float
+    generator: torch.Generator
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Quantize and dequantize; while dropping, elements keep their float value at random."""
+        low, high = 0 - self.grid.zero_point, 2**self.grid.bits - 1 - self.grid.zero_point
+        scale = self.scale.clamp_min(SMALLEST_SCALE)
+        ratio = x / scale
+        rounded = (ratio + (ratio.round() - ratio).detach()).clamp(low, high) * scale
+        return drop_mix(rounded, x, self.drop, self.generator)
+
+
+@dataclass(eq=False)
+class UnitTraining:
+    """Everything that changes while one unit is trained; `state` and `restore` carry it across a kill."""
+
+    unit: Unit
+    options: PdOptions
+    rounding: dict[str, RoundingVariable]
+    scales: dict[str, LearnedScale]
+    generator: torch.Generator
+    optimizers: tuple[torch.optim.Adam, ...]
+    iteration: int = 0
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors that, with the iteration number, continue the run bit for bit."""
+        tensors = {f"alpha.{name}": variable.alpha.detach() for name, variable in self.rounding.items()}
+        tensors |= {f"scale.{key}": scale.scale.detach() for key, scale in self.scales.items()}
+        tensors["generator"] = self.generator.get_state()
+        for number, optimizer in enumerate(self.optimizers):
+            for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
+                for key, value in optimizer.state.get(parameter, {}).items():
+                    tensors[f"adam{number}.{index}.{key}"] = value
+        return {name: tensor.clone() for name, tensor in tensors.items()}
+
+    def restore(self, iteration: int, tensors: Mapping[str, Tensor]) -> None:
+        """Continue where `state` was taken."""
+        self.iteration = iteration
+        with torch.no_grad():
+            for name, variable in self.rounding.items():
+                variable.alpha.copy_(tensors[f"alpha.{name}"])
+            for key, scale in self.scales.items():
+                scale.scale.copy_(tensors[f"scale.{key}"])
+        self.generator.set_state(tensors["generator"])
+        for number, optimizer in enumerate(self.optimizers):
+            for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
+                prefix = f"adam{number}.{index}."
+                found = {
+                    k.removeprefix(prefix): v.clone() for k, v in tensors.items() if k.startswith(prefix)
+                }
+                if found:
+                    optimizer.state[parameter] = found
+
+
+def start_training(
+    runner: GraphRunner, unit: Unit, placement: Placement, done: set[str], options: PdOptions
+) -> UnitTraining:
+    """Fresh variables of a unit; activation quantizers an earlier unit trained (``done``) stay as they are."""
+    seed = options.seed * 1_000_003 + sum(ord(letter) * (i + 1) for i, letter in enumerate(unit.name))
+    generator = torch.Generator().manual_seed(seed)
+    rounding: dict[str, RoundingVariable] = {}
+    scales: dict[str, LearnedScale] = {}
+    for product in unit.products:
+        layer = placement.layers.get(product.name)
+        if layer is None:
+            continue
+        if layer.terms and layer.terms[-1].rows is None and layer.terms[-1].cols is None:
+            rounding[product.name] = rounding_variable(
+                attribute(runner.module, str(product.weight)), layer.terms
+            )
+        for key in layer.inputs:
+            grid = placement.activations.get(key) if key is not None else None
+            if key is not None and isinstance(grid, ActQuantizer) and key not in done:
+                scale = torch.tensor(grid.scale, requires_grad=True)
+                scales[key] = LearnedScale(grid, scale, options.drop_inside, generator)
+    optimizers = [torch.optim.Adam([v.alpha for v in rounding.values()], lr=options.learning_rate_rounding)]
+    if scales:
+        learned = [scale.scale for scale in scales.values()]
+        optimizers.append(torch.optim.Adam(learned, lr=options.learning_rate_scale))
+    return UnitTraining(unit, options, rounding, scales, generator, tuple(optimizers))
+
+
+def soft_placement(placement: Placement, training: UnitTraining) -> Placement:
+    """Placement with differentiable weights and activation scales of the unit under training."""
+    layers = dict(placement.layers)
+    for name, variable in training.rounding.items():
+        layers[name] = replace(layers[name], weight=variable.soft_weight())
+    return Placement(layers, {**placement.activations, **training.scales})
+
+
+def hard_placement(placement: Placement, training: UnitTraining) -> Placement:
+    """Placement with rounding decided and scales frozen."""
+    layers: dict[str, PlacedLayer] = dict(placement.layers)
+    for name, variable in training.rounding.items():
+        terms = variable.hard_terms()
+        layers[name] = replace(layers[name], terms=terms, weight=value_of_terms(terms, variable.shape))
+    grids = {
+        key: replace(scale.grid, scale=max(float(scale.scale.detach()), SMALLEST_SCALE))
+        for key, scale in training.scales.items()
+    }
+    return Placement(layers, {**placement.activations, **grids})
+
+
+@dataclass(frozen=True, eq=False)
+class UnitData:
+    """Aligned samples of one unit: sample i has the same index everywhere."""
+
+    quantized: Tensor  # x_q
+    corrected: Tensor  # x_c
+    target: Tensor  # f(x_c)
+    logits: Tensor  # z_fp of the original sample
+    side: Callable[[Tensor], dict[fx.Node, object]] = field(repr=False)
+    """Values that depend on inputs alone, for given sample numbers."""
+
+
+def train_unit(
+    runner: GraphRunner,
+    training: UnitTraining,
+    placement: Placement,
+    data: UnitData,
+    tail: tuple[fx.Node, ...],
+    after_step: Callable[[int], None],
+) -> None:
+    """Run the remaining iterations (methods.md 3.7); the unit sees samples of the graph's own batch size."""
+    options, unit = training.options, training.unit
+    channel = 1 if data.target.dim() in (2, 4) else -1
+    with torch.enable_grad():
+        while training.iteration < options.iterations:
+            pick = torch.randint(len(data.quantized), (options.batch,), generator=training.generator)
+            side = data.side(pick)
+            mixed = drop_mix(
+                data.quantized[pick], data.corrected[pick], options.drop_input, training.generator
+            )
+            soft = soft_placement(placement, training)
+            output = _run(runner, unit, mixed, side, soft)
+            fit = reconstruction(output, data.target[pick], channel)
+            beta = rounding_temperature(training.iteration, options.iterations, options.warmup)
+            rounding = torch.zeros(())
+            if beta is not None:
+                for variable in training.rounding.values():
+                    rounding = rounding + rounding_regulariser(variable.soft(), beta)
+            difference, lambda_r = torch.zeros(()), options.lambda_r
+            if math.isfinite(lambda_r) and training.iteration % options.difference_every == 0:
+                pure = _run(runner, unit, data.quantized[pick], side, soft)
+                env = {**side, unit.exit: pure}
+                runner.run(env, tail, None, frozenset({runner.output, *side}))
+                difference = prediction_difference(data.logits[pick], env[runner.output], options.temperature)
+                difference = difference * options.difference_every
+            loss = total_loss(fit, rounding, difference, options.rounding_weight, lambda_r)
+            for optimizer in training.optimizers:
+                optimizer.zero_grad()
+            loss.backward()
+            cosine = 0.5 * (1 + math.cos(math.pi * training.iteration / options.iterations))
+            if len(training.optimizers) > 1:
+                training.optimizers[1].param_groups[0]["lr"] = options.learning_rate_scale * cosine
+            for optimizer in training.optimizers:
+                optimizer.step()
+            with torch.no_grad():
+                for scale in training.scales.values():
+                    scale.scale.clamp_(min=SMALLEST_SCALE)
+            training.iteration += 1
+            after_step(training.iteration)
+
+
+def _run(
+    runner: GraphRunner, unit: Unit, x: Tensor, side: dict[fx.Node, object], placement: Placement
+) -> Tensor:
+    env = {**side, unit.entry: x}
+    runner.run(env, unit.nodes, placement, frozenset({unit.exit, *side}))
+    return env[unit.exit]

@@ -1,0 +1,204 @@
+"""Apply a recipe to a network and let held-out samples referee each item (methods.md 9.6, 9.7).
+
+The items of the recipe are tried in canonical order, each on top of those kept so far. A fifth of the batches
+is never used for fitting; an item that raises the held-out KL to the float logits by more than the tolerance
+is dropped, and the report says so.
+"""
+# pyright: basic
+# torch's stubs leave most tensor methods untyped.
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from torch import Tensor, fx
+
+from quant.errors import QuantError
+from quant.methods.bias_compensation import Shrinkage
+from quant.methods.calibrate import Calibrated, CalibrationOptions, Progress, calibrate
+from quant.methods.dual_clipping import DualClippingOptions
+from quant.methods.gptq import GptqOptions
+from quant.methods.interpret import GraphRunner, integer_model
+from quant.methods.layer_norm_reparam import TargetScale
+from quant.methods.log_softmax_quant import ZeroMode
+from quant.methods.prediction_loss import prediction_difference
+from quant.qmodel import QuantizedModel
+from quant.recipe import Recipe
+from quant.scheme import Scheme
+
+Batch = Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the referee saw of one item."""
+
+    item: str
+    before: float
+    after: float
+    kept: bool
+
+
+@dataclass(frozen=True, eq=False)
+class PipelineResult:
+    """The calibrated network, the recipe that survived, and the referee's record."""
+
+    calibrated: Calibrated
+    recipe: Recipe
+    verdicts: tuple[Verdict, ...]
+    fitted_batches: int
+    held_out_batches: int
+
+    def quantized_model(self) -> QuantizedModel:
+        """Real integer layers of the result."""
+        return integer_model(self.calibrated.module, self.calibrated.placement)
+
+
+def uniform_assignment(
+    products: Sequence[str], scheme: Scheme, *, first_last_bits: int | None = None
+) -> dict[str, Scheme]:
+    """One scheme for all products; first and last at another width where given."""
+    assignment = dict.fromkeys(products, scheme)
+    if first_last_bits is not None and not scheme.is_float:
+        act = None if scheme.act_bits is None else first_last_bits
+        for name in (products[0], products[-1]):
+            assignment[name] = Scheme(first_last_bits, act)
+    return assignment
+
+
+def calibration_options(recipe: Recipe) -> CalibrationOptions:
+    """The calibration pass a recipe asks for."""
+    steps = set(recipe.steps)
+    options = CalibrationOptions()
+    if steps & {"mse", "percentile"}:
+        rule = "mse" if "mse" in steps else "percentile"
+        options = replace(options, activation_ranges=rule, weight_scales="mse")
+    if "reparam" in steps:
+        target = cast(TargetScale, recipe.setting("reparam", "target"))
+        options = replace(options, reparameterize=True, scale_target=target)
+    if "clip" in steps:
+        clip = DualClippingOptions(
+            steps=int(recipe.setting("clip", "steps")),
+            learning_rate=float(recipe.setting("clip", "learning_rate")),
+            batch_tokens=int(recipe.setting("clip", "batch_tokens")),
+        )
+        options = replace(options, clip=clip)
+    if "logsoftmax" in steps:
+        options = replace(options, log_softmax=cast(ZeroMode, recipe.setting("logsoftmax", "zero")))
+    if "gptq" in steps:
+        settings = GptqOptions(
+            damp=float(recipe.setting("gptq", "damp")),
+            block=int(recipe.setting("gptq", "block")),
+            act_order=bool(recipe.setting("gptq", "act_order")),
+        )
+        options = replace(options, gptq=settings, asymmetric="asymmetric" in steps)
+    elif "asymmetric" in steps:
+        raise QuantError("recipe: asymmetric is a target for gptq; add gptq")
+    if "bc" in steps:
+        shrinkage = cast(Shrinkage, recipe.setting("bc", "shrinkage"))
+        path = "float" if recipe.setting("bc", "path") in ("float", "fp") else "quantized"
+        options = replace(options, bias=shrinkage, bias_path=path)
+    return options
+
+
+def expanded(
+    assignment: Mapping[str, Scheme], recipe: Recipe, products_with_weight: set[str]
+) -> dict[str, Scheme]:
+    """The assignment with ``pipe``'s order where a layer has none of its own."""
+    if "pipe" not in recipe.steps:
+        return dict(assignment)
+    order = int(recipe.setting("pipe", "order"))
+    return {
+        name: replace(scheme, order=order)
+        if name in products_with_weight and scheme.order == 1 and not scheme.is_float
+        else scheme
+        for name, scheme in assignment.items()
+    }
+
+
+def apply_recipe(
+    module: fx.GraphModule,
+    assignment: Mapping[str, Scheme],
+    batches: Sequence[Batch],
+    recipe: Recipe,
+    progress: Progress | None = None,
+) -> Calibrated:
+    """Fit one recipe on all batches, without a referee."""
+    runner = GraphRunner(module)
+    weighted = {product.name for product in runner.products.values() if product.kind != "matmul"}
+    plan = expanded(assignment, recipe, weighted)
+    calibrated = calibrate(module, plan, batches, calibration_options(recipe), progress)
+    if "pd" in recipe.steps:
+        from quant.methods.pd_options import PdOptions
+        from quant.methods.pd_quant import pd_quant  # the heaviest step, loaded when asked for
+
+        options = PdOptions(
+            iterations=int(recipe.setting("pd", "iterations")),
+            batch=int(recipe.setting("pd", "batch")),
+            learning_rate_rounding=float(recipe.setting("pd", "learning_rate_rounding")),
+            rounding_weight=float(recipe.setting("pd", "weight")),
+        )
+        calibrated = pd_quant(calibrated, batches, options)
+    return calibrated
+
+
+def run_recipe(
+    module: fx.GraphModule,
+    assignment: Mapping[str, Scheme],
+    batches: Sequence[Batch],
+    recipe: Recipe,
+    *,
+    holdout: float = 0.2,
+    tolerance: float = 0.01,
+    progress: Progress | None = None,
+) -> PipelineResult:
+    """Fit item by item, keeping each only if the held-out prediction difference does not grow.
+
+    Batches must be interchangeable (shuffle beforehand): the last ``holdout`` share of them is held out.
+    With ``holdout=0`` every item is kept and nothing is measured.
+    """
+    if not 0 <= holdout < 1:
+        raise QuantError(f"pipeline holdout {holdout:g}: use a share from 0 to below 1")
+    held = round(holdout * len(batches))
+    held = max(held, 1) if holdout > 0 else 0
+    if held >= len(batches):
+        raise QuantError(
+            f"pipeline: {len(batches)} batches leave none to fit on; give more or set holdout to 0"
+        )
+    fit, test = batches[: len(batches) - held], batches[len(batches) - held :]
+    if not test:
+        return PipelineResult(
+            apply_recipe(module, assignment, fit, recipe, progress), recipe, (), len(fit), 0
+        )
+    reference = _logits(module, test)
+    kept = recipe.only(())
+    best = apply_recipe(module, assignment, fit, kept, progress)
+    score = _score(best, test, reference)
+    verdicts: list[Verdict] = []
+    for item in recipe.items:
+        if item == "rtn":
+            continue
+        trial = recipe.only((*kept.items, item))
+        calibrated = apply_recipe(module, assignment, fit, trial, progress)
+        after = _score(calibrated, test, reference)
+        good = after <= score * (1 + tolerance)
+        verdicts.append(Verdict(item, score, after, good))
+        if good:
+            kept, best, score = trial, calibrated, after
+    return PipelineResult(best, kept, tuple(verdicts), len(fit), len(test))
+
+
+def _logits(module: fx.GraphModule, batches: Sequence[Batch]) -> list[Tensor]:
+    runner = GraphRunner(module)
+    with torch.no_grad():
+        return [runner.logits(batch) for batch in batches]
+
+
+def _score(calibrated: Calibrated, batches: Sequence[Batch], reference: Sequence[Tensor]) -> float:
+    """Mean KL(float || quantized) per prediction."""
+    values = [
+        float(prediction_difference(exact, calibrated.logits(batch)))
+        for batch, exact in zip(batches, reference, strict=True)
+    ]
+    return sum(values) / len(values)

@@ -1,0 +1,112 @@
+"""A recipe: which calibrated methods to apply, as data (``repquant+pipe+bc`` or a mapping from YAML).
+
+A recipe is an ordered list of items; an item is a step or an alias for several steps. Items are always applied
+in the canonical order (ranges, reparameterization, rounding, expansion, bias, polishing), whatever the order
+they are written in, because each step relies on the ones before it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+from quant.errors import QuantError
+
+Setting = bool | int | float | str
+
+STEPS: dict[str, dict[str, Setting]] = {
+    "mse": {},
+    "percentile": {},
+    "reparam": {"target": "mean"},
+    "clip": {"steps": 300, "learning_rate": 0.01, "batch_tokens": 2048},
+    "logsoftmax": {"zero": "strict"},
+    "gptq": {"damp": 0.01, "block": 128, "act_order": False},
+    "asymmetric": {},
+    "pipe": {"order": 2},
+    "bc": {"shrinkage": "layer", "path": "quantized"},
+    "pd": {"iterations": 300, "batch": 32, "learning_rate_rounding": 0.003, "weight": 0.1},
+}
+"""Steps in canonical order, with the settings each takes and their defaults."""
+
+ALIASES: dict[str, tuple[str, ...]] = {
+    "rtn": (),
+    "repquant": ("mse", "reparam", "clip", "gptq"),
+    "repqvit": ("percentile", "reparam", "logsoftmax"),
+}
+"""``repqvit`` is the authors' recipe; ``repquant`` leaves out the log-sqrt2 softmax, which no integer kernel has."""
+
+_ORDER = list(STEPS)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Items in canonical order and the settings that differ from the defaults."""
+
+    items: tuple[str, ...] = ()
+    settings: Mapping[str, Mapping[str, Setting]] = field(default_factory=dict[str, Mapping[str, Setting]])
+
+    def __post_init__(self) -> None:
+        """Check names, order the items, check the settings."""
+        for item in self.items:
+            if item not in STEPS and item not in ALIASES:
+                known = ", ".join([*ALIASES, *STEPS])
+                raise QuantError(f"recipe: no step {item!r}; choose from {known}")
+        if len(set(self.items)) != len(self.items):
+            raise QuantError(f"recipe {'+'.join(self.items)}: an item is named twice")
+        object.__setattr__(self, "items", tuple(sorted(self.items, key=_position)))
+        for step, values in self.settings.items():
+            if step not in STEPS:
+                raise QuantError(f"recipe: settings for {step!r}, which is no step")
+            for name, value in values.items():
+                _check_setting(step, name, value)
+
+    @classmethod
+    def parse(cls, source: "str | Mapping[str, object]") -> Self:
+        """Read ``a+b+c``, or ``{"steps": [...], "gptq": {"damp": 0.02}}``."""
+        if isinstance(source, str):
+            return cls(tuple(part.strip() for part in source.split("+") if part.strip()))
+        listed = source.get("steps")
+        if not isinstance(listed, Sequence) or isinstance(listed, str):
+            raise QuantError("recipe: 'steps' must be a list of step names")
+        settings: dict[str, Mapping[str, Setting]] = {}
+        for step, values in source.items():
+            if step == "steps":
+                continue
+            if not isinstance(values, Mapping):
+                raise QuantError(f"recipe {step}: settings must be a mapping of names to values")
+            settings[step] = {str(name): value for name, value in values.items()}
+        return cls(tuple(str(item) for item in listed), settings)
+
+    def __str__(self) -> str:
+        """The short form; ``rtn`` when nothing is applied."""
+        return "+".join(self.items) or "rtn"
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """All steps, aliases opened, in canonical order, each once."""
+        opened = {step for item in self.items for step in ALIASES.get(item, (item,))}
+        return tuple(sorted(opened, key=_ORDER.index))
+
+    def setting(self, step: str, name: str) -> Setting:
+        """A setting or its default."""
+        return self.settings.get(step, {}).get(name, STEPS[step][name])
+
+    def only(self, items: Sequence[str]) -> Self:
+        """The recipe reduced to some of its items."""
+        return type(self)(tuple(items), self.settings)
+
+
+def _position(item: str) -> int:
+    """Place of an item: that of the last step it contains that is not a matter of ranges."""
+    if item in STEPS:
+        return _ORDER.index(item)
+    return max((_ORDER.index(step) for step in ALIASES[item]), default=-1)
+
+
+def _check_setting(step: str, name: str, value: Setting) -> None:
+    default = STEPS[step].get(name)
+    if default is None:
+        takes = ", ".join(STEPS[step]) or "none"
+        raise QuantError(f"recipe {step}: no setting {name!r}; it takes {takes}")
+    wanted = (int, float) if isinstance(default, float) else (type(default),)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and not isinstance(default, bool)):
+        raise QuantError(f"recipe {step}.{name}: expected {type(default).__name__}, got {value!r}")

@@ -1,0 +1,313 @@
+"""PD-Quant: traps D1 to D10, units, and resume after a kill."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from quant.errors import QuantError
+from quant.methods.adaround import inverse_rectified_sigmoid, rectified_sigmoid, rounding_variable
+from quant.methods.calibrate import CalibrationOptions, calibrate
+from quant.methods.checkpoint import read_checkpoint, write_checkpoint
+from quant.methods.distribution_correction import (
+    BatchNormMemory,
+    CorrectionOptions,
+    correct_inputs,
+    correction_loss,
+    refuse_layer_norm,
+)
+from quant.methods.graph_units import cut_into_units
+from quant.methods.interpret import GraphRunner, value_of_terms
+from quant.methods.pd_options import PdOptions, fast_options, paper_options
+from quant.methods.pd_quant import pd_quant
+from quant.methods.prediction_loss import (
+    drop_mix,
+    prediction_difference,
+    reconstruction,
+    rounding_regulariser,
+    rounding_temperature,
+    total_loss,
+)
+from quant.model_pass import attribute, find_products
+from quant.scheme import Scheme
+from tests.quant.methods.toy_networks import batches, eager, loaded
+
+FAST = PdOptions(iterations=40, difference_every=2, learning_rate_rounding=1e-2, checkpoint_every=7)
+
+
+def calibrated(name="residual", text="w3a4", count=5):
+    plan = {p.name: Scheme.parse(text) for p in find_products(loaded(name))}
+    return calibrate(loaded(name), plan, batches(name, count), CalibrationOptions("mse", "mse"))
+
+
+def memory():
+    model, found = eager("residual"), {}
+    for conv, norm in (("stem", "bn0"), ("a", "bn1"), ("depthwise", "bn2"), ("b", "bn3")):
+        bn = getattr(model, norm)
+        found[conv] = BatchNormMemory(
+            bn.running_mean, bn.running_var, bn.weight.detach(), bn.bias.detach(), bn.eps
+        )
+    return found
+
+
+def test_kl_points_from_float_to_quantized():
+    """D1."""
+    g = torch.Generator().manual_seed(0)
+    z, q = torch.randn(6, 5, generator=g), torch.randn(6, 5, generator=g, requires_grad=True)
+    p, r = torch.softmax(z / 4, -1).numpy(), torch.softmax(q.detach() / 4, -1).numpy()
+    expected = (p * np.log(p / r)).sum(1).mean()
+    assert float(prediction_difference(z, q, 4.0)) == pytest.approx(expected, rel=1e-4)
+    assert float(prediction_difference(z, q)) != pytest.approx(
+        float(prediction_difference(q.detach(), z)), rel=1e-3
+    )
+    shifted = (z + 3.0).requires_grad_()
+    prediction_difference(z, shifted).backward()
+    assert float(shifted.grad.abs().max()) < 1e-7
+    prediction_difference(z, q).backward()
+    assert float(q.grad.abs().max()) > 1e-3
+
+
+def test_reconstruction_sums_over_channels_only():
+    """D2."""
+    a, b = torch.arange(24.0).reshape(2, 3, 2, 2), torch.zeros(2, 3, 2, 2)
+    assert float(reconstruction(a, b)) == pytest.approx(sum(v * v for v in range(24)) / 8)
+    tokens = torch.ones(2, 7, 3)
+    assert float(reconstruction(tokens, torch.zeros_like(tokens), -1)) == 3.0
+
+
+def test_lambda_scales_the_prediction_difference_alone():
+    """D3."""
+    one, two, three = torch.tensor(1.0), torch.tensor(2.0), torch.tensor(3.0)
+    assert float(total_loss(one, two, three, 0.01, 0.1)) == pytest.approx(1 + 0.02 + 30)
+    assert float(total_loss(one, two, three, 0.01, math.inf)) == pytest.approx(1.02)
+
+
+def test_rounding_schedule_and_regulariser():
+    assert rounding_temperature(0, 100) is None
+    assert rounding_temperature(19, 100) is None
+    assert rounding_temperature(20, 100) == pytest.approx(20.0)
+    assert rounding_temperature(100, 100) == pytest.approx(2.0)
+    h = torch.tensor([0.0, 0.25, 0.5, 1.0])
+    assert float(rounding_regulariser(h, 2.0)) == pytest.approx(0 + (1 - 0.25) + 1 + 0)
+
+
+def test_soft_rounding_starts_at_the_float_weight_and_hardens_by_the_sign():
+    """D5."""
+    fraction = torch.rand(1000, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        rectified_sigmoid(inverse_rectified_sigmoid(fraction)), fraction, atol=1e-4, rtol=0
+    )
+    model = calibrated()
+    for product in find_products(model.module):
+        layer = model.placement.layers[product.name]
+        weight = attribute(model.module, product.weight).detach()
+        variable = rounding_variable(weight, layer.terms)
+        inside = variable.floor.add(1).abs() <= variable.limit
+        soft = variable.soft_weight().detach().reshape(inside.shape)
+        flat = weight.reshape(inside.shape)
+        assert float((soft - flat).abs()[inside & (variable.floor.abs() <= variable.limit)].max()) < 1e-4
+        codes = variable.hard_terms()[-1].codes
+        up = (variable.alpha >= 0) & inside
+        assert torch.equal(codes[up].float(), (variable.floor + 1)[up].clamp(-variable.limit, variable.limit))
+        nearest = (flat / variable.scale).round().clamp(-variable.limit, variable.limit)
+        assert float((codes.float() != nearest).float().mean()) < 0.01  # ties and clipping aside
+
+
+def test_expanded_layer_learns_the_rounding_of_its_last_term():
+    plan = {p.name: Scheme.parse("w3a8.o2") for p in find_products(loaded("residual"))}
+    model = calibrate(loaded("residual"), plan, batches("residual", 2))
+    layer, weight = model.placement.layers["a"], attribute(loaded("residual"), "a.weight").detach()
+    variable = rounding_variable(weight, layer.terms)
+    assert torch.equal(variable.hard_terms()[0].codes, layer.terms[0].codes)
+    rebuilt = value_of_terms(variable.hard_terms(), weight.shape)
+    assert float((rebuilt - weight).abs().max()) <= float(layer.terms[1].scale.max()) * 1.001
+
+
+def test_drop_mix_takes_aligned_elements():
+    """D6: every element comes from the same place of one of the two tensors."""
+    a, b = torch.arange(1000.0), -torch.arange(1000.0)
+    mixed = drop_mix(a, b, 0.5, torch.Generator().manual_seed(0))
+    assert torch.equal(mixed.abs(), a)
+    assert 300 < int((mixed < 0).sum()) < 700
+    assert drop_mix(a, b, 0.0, None) is a
+
+
+@pytest.mark.parametrize("name", ["residual", "pre_norm", "post_norm", "gated"])
+def test_units_cover_all_products_once_and_compose_to_the_network(name):
+    runner = GraphRunner(loaded(name))
+    plan = cut_into_units(runner)
+    inside = [product.name for unit in plan.units for product in unit.products]
+    assert sorted(inside) == sorted(p.name for p in find_products(loaded(name)))
+    data = batches(name, 1)[0]
+    with torch.no_grad():
+        env = runner.feed(data)
+        runner.run(env, plan.side, None, frozenset({*plan.side, *env}))
+        entry = plan.units[0].entry
+        if entry not in env:
+            runner.run(env, [entry], None, frozenset(env))
+        x = env[entry]
+        for unit in plan.units:
+            local = {**env, unit.entry: x}
+            runner.run(local, unit.nodes, None, frozenset({unit.exit}))
+            x = local[unit.exit]
+        assert torch.equal(x, runner.logits(data))
+    if name == "residual":
+        assert [unit.name for unit in plan.units][:2] == ["stem", "a"]
+        assert {p.name for p in plan.units[1].products} == {"a", "depthwise"}
+
+
+def test_correction_recovers_the_batch_norm_input():
+    """D7: statistics from the folded output equal those of the live batch norm."""
+    model, runner = eager("residual"), GraphRunner(loaded("residual"))
+    seen = {}
+    model.bn1.register_forward_pre_hook(lambda _, args: seen.update(x=args[0]))
+    data = batches("residual", 1)[0]
+    env = runner.feed(data)
+    node = next(n for n, p in runner.products.items() if p.name == "a")
+    with torch.no_grad():
+        model(*data)
+        runner.run(env, runner.nodes[: runner.nodes.index(node) + 1], None, frozenset({node}))
+    recovered, live = memory()["a"].input_of(env[node])
+    assert bool(live.all())
+    torch.testing.assert_close(recovered, seen["x"], rtol=1e-3, atol=1e-4)
+    flat = seen["x"].double().numpy().reshape(8, 8, -1)
+    bn = model.bn1
+    mean = ((flat.mean(2) - bn.running_mean.numpy()) ** 2).sum(1).mean()
+    deviation = np.sqrt(flat.var(2, ddof=1) + 1e-6) - np.sqrt(bn.running_var.numpy() + 1e-6)
+    x = torch.zeros(8, 8, 10, 10)
+    ours = correction_loss([(env[node], memory()["a"])], x + 1, x, 0.5)
+    assert float(ours) == pytest.approx(mean + (deviation**2).sum(1).mean() + 8 / 0.5, rel=1e-3)
+
+
+def test_correction_moves_towards_the_memory_and_is_tied_by_lambda():
+    runner, data = GraphRunner(loaded("residual")), batches("residual", 1)[0]
+    unit = cut_into_units(runner).units[0]
+    options = CorrectionOptions(iterations=60, learning_rate=1e-2, lambda_c=10.0)
+    corrected = correct_inputs(runner, unit, data[0], memory(), options)
+
+    def statistics_gap(x):
+        env = {unit.entry: x}
+        with torch.no_grad():
+            node = unit.products[0].node
+            runner.run(env, unit.nodes, None, frozenset({node}))
+            return float(correction_loss([(env[node], memory()["stem"])], x, x, 1.0))
+
+    assert statistics_gap(corrected) < statistics_gap(data[0])
+    tied = correct_inputs(runner, unit, data[0], memory(), replace(options, lambda_c=1e-6))
+    assert float((tied - data[0]).abs().max()) < 0.02
+    assert torch.equal(
+        correct_inputs(runner, unit, data[0], memory(), replace(options, lambda_c=0.0)), data[0]
+    )
+    assert correct_inputs(runner, unit, data[0], {}, options) is data[0]
+    with pytest.raises(QuantError, match="LayerNorm"):
+        refuse_layer_norm(GraphRunner(loaded("pre_norm")))
+    with pytest.raises(QuantError, match="LayerNorm"):
+        pd_quant(calibrated("pre_norm", "w8a8", 1), batches("pre_norm", 1), FAST, memory=memory())
+
+
+@pytest.mark.parametrize("name", ["residual", "pre_norm"])
+def test_training_lowers_the_prediction_difference(name):
+    """D4, D5, D8, D9, D10 on one run each."""
+    model = calibrated(name, "w3a8" if name == "pre_norm" else "w2a6", 10)
+    data = batches(name, 10)
+    units: list[str] = []
+    ours = pd_quant(
+        model, data, replace(FAST, iterations=120, holdout=0.2), progress=lambda u, *_: units.append(u)
+    )
+    runner = GraphRunner(loaded(name))
+    with torch.no_grad():
+        exact = torch.cat([runner.logits(batch) for batch in data])
+    before, after = (torch.cat([m.logits(batch) for batch in data]) for m in (model, ours))
+    assert float(prediction_difference(exact, after)) < float(prediction_difference(exact, before))
+    assert torch.equal(
+        after, torch.cat([ours.logits(batch) for batch in data])
+    )  # D5: nothing random is left on
+    changed = 0
+    for key, layer in ours.placement.layers.items():
+        old = model.placement.layers[key]
+        assert len(layer.terms) == len(old.terms)
+        for term in layer.terms:
+            term.check(key, (term.codes.shape[0], term.codes.shape[1]))
+        changed += any(not torch.equal(a.codes, b.codes) for a, b in zip(layer.terms, old.terms, strict=True))
+    assert changed > 0
+    for grid in ours.placement.activations.values():
+        assert grid.scale >= 1e-8
+    notes = {k: v for k, v in ours.notes.items() if k.startswith("pd ")}
+    assert len(notes) == len(set(units))
+    for note in notes.values():  # D10
+        first, last = (float(x) for x in note.split("difference ")[1].split(" -> "))
+        assert note.startswith("kept" if last <= first else "reverted")
+
+
+def test_at_sixteen_bits_the_quantized_path_is_the_float_path():
+    """D4: nothing but quantization separates the streams."""
+    model = calibrated("residual", "w12a12", 2)
+    data = batches("residual", 2)
+    runner = GraphRunner(loaded("residual"))
+    with torch.no_grad():
+        exact = torch.cat([runner.logits(batch) for batch in data])
+    ours = pd_quant(model, data, replace(FAST, iterations=3, drop_input=0.0, drop_inside=0.0, holdout=0.0))
+    got = torch.cat([ours.logits(batch) for batch in data])
+    torch.testing.assert_close(got, exact, rtol=1e-2, atol=1e-2)
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_at(step):
+    count = [0]
+
+    def progress(*_):
+        count[0] += 1
+        if count[0] == step:
+            raise Killed
+
+    return progress
+
+
+def test_resume_after_a_kill_is_bit_identical(tmp_path):
+    data, options = (
+        batches("residual", 4),
+        replace(FAST, iterations=20, correction=CorrectionOptions(iterations=2)),
+    )
+    model = calibrated("residual", "w3a4", 4)
+    whole = pd_quant(model, data, options, memory=memory())
+    steps = 20 * len(cut_into_units(GraphRunner(loaded("residual"))).units)
+    moments = np.random.default_rng(0).permutation(steps)[:10] + 1
+    for number, moment in enumerate(moments):
+        path = tmp_path / f"{number}.safetensors"
+        with pytest.raises(Killed):
+            pd_quant(model, data, options, memory=memory(), checkpoint=path, progress=kill_at(int(moment)))
+        resumed = pd_quant(model, data, options, memory=memory(), checkpoint=path)
+        assert resumed.notes == whole.notes
+        for name, layer in whole.placement.layers.items():
+            twin = resumed.placement.layers[name]
+            assert all(torch.equal(a.codes, b.codes) for a, b in zip(layer.terms, twin.terms, strict=True))
+        assert resumed.placement.activations == whole.placement.activations
+        assert torch.equal(resumed.logits(data[0]), whole.logits(data[0]))
+
+
+def test_broken_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "state.safetensors"
+    assert read_checkpoint(path) is None
+    write_checkpoint(path, {"unit": 1}, {"x": torch.arange(3)})
+    state, tensors = read_checkpoint(path)
+    assert state == {"unit": 1}
+    assert torch.equal(tensors["x"], torch.arange(3))
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(QuantError, match="not a checkpoint"):
+        read_checkpoint(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_presets():
+    paper = paper_options("resnet")
+    assert (paper.iterations, paper.batch, paper.rounding_weight, paper.temperature) == (20000, 32, 0.01, 4.0)
+    assert (paper.lambda_r, paper.learning_rate_rounding, paper.holdout) == (0.1, 3e-3, 0.0)
+    assert paper_options("mobilenet").correction.lambda_c == 0.005
+    assert fast_options("mobilenet").iterations == 300
+    with pytest.raises(QuantError, match="no preset"):
+        paper_options("nosuch")

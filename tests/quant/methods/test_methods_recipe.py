@@ -1,0 +1,116 @@
+"""Recipes as data, neutral settings, and the referee."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from quant.errors import QuantError
+from quant.methods.interpret import GraphRunner
+from quant.model_pass import find_products
+from quant.pipeline import apply_recipe, run_recipe, uniform_assignment
+from quant.recipe import Recipe
+from quant.scheme import Scheme
+from tests.quant.methods.toy_networks import batches, loaded
+
+
+def names(network="pre_norm"):
+    return [product.name for product in find_products(loaded(network))]
+
+
+def test_parse_sorts_and_opens_aliases():
+    recipe = Recipe.parse("bc+pipe+repquant")
+    assert str(recipe) == "repquant+pipe+bc"
+    assert recipe.steps == ("mse", "reparam", "clip", "gptq", "pipe", "bc")
+    assert str(Recipe.parse("")) == "rtn"
+    same = Recipe.parse({"steps": ["repquant", "bc"], "gptq": {"damp": 0.05}})
+    assert same.setting("gptq", "damp") == 0.05
+    assert same.setting("gptq", "block") == 128
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("gptqq", "no step 'gptqq'"),
+        ("bc+bc", "named twice"),
+        ({"steps": "bc"}, "must be a list"),
+        ({"steps": ["bc"], "bc": {"nosuch": 1}}, "no setting 'nosuch'"),
+        ({"steps": ["gptq"], "gptq": {"damp": "high"}}, "expected float"),
+        ({"steps": ["pipe"], "pipe": {"order": True}}, "expected int"),
+    ],
+)
+def test_mistakes_are_named(source, message):
+    with pytest.raises(QuantError, match=message):
+        Recipe.parse(source)
+
+
+def test_recipe_does_not_import_torch():
+    code = "import sys, quant.recipe; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("neutral", "without"),
+    [
+        ({"steps": ["pipe"], "pipe": {"order": 1}}, "rtn"),
+        ({"steps": ["reparam", "clip"], "clip": {"steps": 0}}, "reparam"),
+        ({"steps": ["pd"], "pd": {"iterations": 0}}, "rtn"),
+    ],
+)
+def test_steps_are_no_ops_at_their_neutral_setting(neutral, without):
+    data = batches("pre_norm", 3)
+    plan = uniform_assignment(names(), Scheme(4, 8))
+    ours = apply_recipe(loaded("pre_norm"), plan, data, Recipe.parse(neutral))
+    base = apply_recipe(loaded("pre_norm"), plan, data, Recipe.parse(without))
+    assert torch.equal(ours.logits(data[0]), base.logits(data[0]))
+
+
+def test_runs_repeat_bit_for_bit():
+    data, plan = batches("pre_norm", 3), uniform_assignment(names(), Scheme(4, 4), first_last_bits=8)
+    recipe = Recipe.parse("repquant+bc")
+    first, second = (apply_recipe(loaded("pre_norm"), plan, data, recipe) for _ in range(2))
+    assert torch.equal(first.logits(data[0]), second.logits(data[0]))
+
+
+def test_referee_keeps_what_helps_and_drops_what_does_not():
+    data = batches("pre_norm", 10)
+    plan = uniform_assignment(names(), Scheme(3, 6))
+    result = run_recipe(loaded("pre_norm"), plan, data, Recipe.parse("repquant+pipe+bc"))
+    assert result.held_out_batches == 2
+    assert result.fitted_batches == 8
+    score = result.verdicts[0].before
+    for verdict in result.verdicts:
+        assert verdict.before == score
+        assert verdict.kept == (verdict.after <= 1.01 * verdict.before)
+        score = verdict.after if verdict.kept else score
+    assert "pipe" in result.recipe.items
+    assert score < 0.5 * result.verdicts[0].before
+    strict = run_recipe(loaded("pre_norm"), plan, data, Recipe.parse("repquant+bc"), tolerance=-1.0)
+    assert strict.recipe.items == ()
+    base = apply_recipe(loaded("pre_norm"), plan, data[:8], Recipe())
+    assert torch.equal(strict.calibrated.logits(data[0]), base.logits(data[0]))
+
+
+def test_held_out_batches_are_never_fitted():
+    """Poisoned held-out samples change the verdict, never the fit."""
+    data = batches("pre_norm", 5)
+    poisoned = [*data[:4], (data[4][0] * 1e3,)]
+    plan, recipe = uniform_assignment(names(), Scheme(4, 8)), Recipe.parse("bc")
+    fits = [
+        run_recipe(loaded("pre_norm"), plan, d, recipe, tolerance=1e9).calibrated for d in (data, poisoned)
+    ]
+    assert torch.equal(fits[0].logits(data[0]), fits[1].logits(data[0]))
+
+
+def test_no_holdout_keeps_everything_and_one_batch_needs_it():
+    data, plan = batches("pre_norm", 1), uniform_assignment(names(), Scheme(8, 8))
+    result = run_recipe(loaded("pre_norm"), plan, data, Recipe.parse("bc"), holdout=0)
+    assert result.recipe.items == ("bc",)
+    assert result.verdicts == ()
+    with pytest.raises(QuantError, match="leave none"):
+        run_recipe(loaded("pre_norm"), plan, data, Recipe.parse("bc"))
+    model = result.quantized_model()
+    with torch.no_grad():
+        exact = GraphRunner(loaded("pre_norm")).logits(data[0])
+        assert float((model.integer()(*data[0])[0] - exact).abs().max()) < 0.5 * float(exact.abs().max())
