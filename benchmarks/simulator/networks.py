@@ -1,0 +1,97 @@
+"""Networks of the measured tables that hwsim has no short name for, as factories for ``FILE.py:FUNCTION``."""
+
+import itertools
+
+import torch
+from torch import nn
+
+from hwsim.model.torchvision_shim import declare_missing_operators
+
+declare_missing_operators()
+
+
+def googlenet() -> nn.Module:
+    """Torchvision's GoogLeNet without its auxiliary heads."""
+    from torchvision.models import googlenet as build
+
+    return build(weights=None, aux_logits=False, transform_input=False, init_weights=False).eval()
+
+
+def squeezenet1_1() -> nn.Module:
+    """Torchvision's SqueezeNet 1.1."""
+    from torchvision.models import squeezenet1_1 as build
+
+    return build(weights=None).eval()
+
+
+class _Residual(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1)
+        self.skip = nn.Conv2d(inputs, outputs, 1, stride) if stride > 1 else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """One batch."""
+        return torch.relu(self.skip(x) + self.conv2(torch.relu(self.conv1(x))))
+
+
+class ImageClassification(nn.Module):
+    """MLPerf Tiny ``ic``: ResNet-8 on 32 x 32 x 3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 16, 3, 1, 1), nn.ReLU(), _Residual(16, 16, 1), _Residual(16, 32, 2), _Residual(32, 64, 2),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10),
+        )  # fmt: skip
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """One batch."""
+        return self.body(x)
+
+
+class KeywordSpotting(nn.Module):
+    """MLPerf Tiny ``kws``: DS-CNN on 49 x 10."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(1, 64, (10, 4), 2, (4, 1)), nn.ReLU()]
+        for _ in range(4):
+            layers += [nn.Conv2d(64, 64, 3, 1, 1, groups=64), nn.ReLU(), nn.Conv2d(64, 64, 1), nn.ReLU()]
+        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 12))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """One batch."""
+        return self.body(x)
+
+
+class AnomalyDetection(nn.Module):
+    """MLPerf Tiny ``ad``: dense autoencoder 640-128x4-8-128x4-640."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = [640, 128, 128, 128, 128, 8, 128, 128, 128, 128, 640]
+        layers: list[nn.Module] = []
+        for inputs, outputs in itertools.pairwise(sizes):
+            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        self.body = nn.Sequential(*layers[:-1])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """One batch."""
+        return self.body(x)
+
+
+def ic() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """MLPerf Tiny image classification with its input."""
+    return ImageClassification().eval(), (torch.zeros(1, 3, 32, 32),)
+
+
+def kws() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """MLPerf Tiny keyword spotting with its input."""
+    return KeywordSpotting().eval(), (torch.zeros(1, 1, 49, 10),)
+
+
+def ad() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """MLPerf Tiny anomaly detection with its input."""
+    return AnomalyDetection().eval(), (torch.zeros(1, 640),)

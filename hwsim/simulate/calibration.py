@@ -1,0 +1,182 @@
+"""Latency with an interval: the descriptor's prediction as a prior, a few measurements as evidence.
+
+A network's latency is modelled as
+
+    T = start + launch · operators + Σ_layers max(compute factor · compute, memory factor · memory)
+
+with compute and memory times of each layer from cost mode. The six parameters (start, launch, and factors on
+compute, memory, float compute and 16-bit compute) are log-normal around the descriptor's values; measured points
+update them (maximum a posteriori, Gauss-Newton), and what they leave open widens the interval (Laplace). With no
+point this is the zero-shot prediction; five points suffice for most devices. The per-device software stack enters
+through ``software.efficiency`` of the descriptor, which the compute factor corrects.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsim.simulate.cost import layer_costs, machine_of
+from hwsim.simulate.machine import Machine
+from hwsim.simulate.pricing import PRODUCT_KINDS
+from hwsim.simulate.vector import vector_costs
+from quant.scheme import Scheme
+
+if TYPE_CHECKING:
+    from hwsim.model.graph import Layer
+    from hwsim.target.schema import Target
+
+PARAMETERS = ("start", "launch", "compute", "memory", "float", "wide")
+# Standard deviations of the logarithms before any measurement: descriptors know peaks better than overheads.
+PRIOR_SPREAD = np.array([0.8, 0.8, 0.45, 0.45, 0.35, 0.35])
+MODEL_SPREAD = 0.09  # what the form of the model misses on a calibrated device
+NORMAL_90 = 1.6449
+STEPS = 60
+FLOOR = 1e-9
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One network in one scheme on one device: seconds of compute and memory of each layer, and launches."""
+
+    name: str
+    compute: NDArray[np.float64]
+    memory: NDArray[np.float64]
+    launches: int
+    is_float: bool
+    is_wide: bool
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Seconds, and the ends of the 90 % interval."""
+
+    seconds: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Logarithms of the parameters and their covariance."""
+
+    logs: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+    points: int
+
+    def predict(self, workload: Workload) -> Prediction:
+        """Latency of a workload on the calibrated device."""
+        gradient = _gradient(self.logs, workload)
+        spread = math.sqrt(MODEL_SPREAD**2 + float(gradient @ self.covariance @ gradient))
+        seconds = math.exp(_log_latency(self.logs, workload))
+        factor = math.exp(NORMAL_90 * spread)
+        return Prediction(seconds, seconds / factor, seconds * factor)
+
+    def parameters(self) -> dict[str, float]:
+        """Start and launch in seconds, the factors as they are."""
+        return {name: math.exp(value) for name, value in zip(PARAMETERS, self.logs, strict=True)}
+
+
+def workload_of(
+    layers: "Sequence[Layer]", scheme: Scheme, target: "Target | Machine", name: str = ""
+) -> Workload:
+    """Compute and memory time of each layer by cost mode, each product in its fastest engine and way."""
+    machine = machine_of(target)
+    products = [layer for layer in layers if layer.kind in PRODUCT_KINDS]
+    choices = [[scheme, Scheme(None, None)] for _ in products]
+    compute: list[float] = []
+    memory: list[float] = []
+    for choice, options in zip(
+        choices, layer_costs(products, choices, machine, graph_layers=layers), strict=True
+    ):
+        wanted = [option for option in options if option.scheme == choice[0]] or options
+        best = min(wanted, key=lambda option: option.cycles)
+        compute.append(best.compute_cycles)
+        memory.append(best.memory_cycles)
+    launches = len(products)
+    for cost in vector_costs(layers, machine, act_bits=scheme.act_bits or machine.float_bits):
+        compute.append(cost.compute_cycles)
+        memory.append(cost.traffic_bytes / machine.levels[cost.home].bytes_per_cycle)
+        launches += not cost.fused
+    seconds = 1 / machine.clock_hz
+    wide = scheme.act_bits is not None and scheme.act_bits > 8
+    return Workload(
+        name, np.array(compute) * seconds, np.array(memory) * seconds, launches, scheme.is_float, wide
+    )
+
+
+def prior(target: "Target | Machine") -> Calibration:
+    """What the descriptor alone says."""
+    machine = machine_of(target)
+    start = max(FLOOR, machine.invocation_cycles / machine.clock_hz)
+    launch = max(FLOOR, machine.launch_cycles / machine.clock_hz)
+    logs = np.array([math.log(start), math.log(launch), 0.0, 0.0, 0.0, 0.0])
+    return Calibration(logs, np.diag(PRIOR_SPREAD**2), 0)
+
+
+def calibrate(target: "Target | Machine", measured: Sequence[tuple[Workload, float]]) -> Calibration:
+    """Update the prior with measured latencies (seconds)."""
+    before = prior(target)
+    if not measured:
+        return before
+    precision = np.linalg.inv(before.covariance)
+    logs = before.logs.copy()
+    wanted = np.array([math.log(seconds) for _, seconds in measured])
+    workloads = [workload for workload, _ in measured]
+
+    def objective(at: NDArray[np.float64]) -> float:
+        misses = (wanted - _log_latencies(at, workloads)) / MODEL_SPREAD
+        away = at - before.logs
+        return float(misses @ misses + away @ precision @ away)
+
+    best = objective(logs)
+    for _ in range(STEPS):
+        jacobian = np.array([_gradient(logs, workload) for workload in workloads])
+        misses = wanted - _log_latencies(logs, workloads)
+        hessian = jacobian.T @ jacobian / MODEL_SPREAD**2 + precision
+        step = np.linalg.solve(
+            hessian, jacobian.T @ misses / MODEL_SPREAD**2 - precision @ (logs - before.logs)
+        )
+        scale = 1.0
+        while scale > 1e-4 and objective(logs + scale * step) > best:
+            scale /= 2
+        if scale <= 1e-4:
+            break
+        logs = logs + scale * step
+        improved = objective(logs)
+        if best - improved < 1e-10:
+            break
+        best = improved
+    jacobian = np.array([_gradient(logs, workload) for workload in workloads])
+    covariance = np.linalg.inv(jacobian.T @ jacobian / MODEL_SPREAD**2 + precision)
+    return Calibration(logs, covariance, len(measured))
+
+
+def _log_latencies(logs: NDArray[np.float64], workloads: Sequence[Workload]) -> NDArray[np.float64]:
+    return np.array([_log_latency(logs, workload) for workload in workloads])
+
+
+def _log_latency(logs: NDArray[np.float64], workload: Workload) -> float:
+    start, launch, compute, memory, in_float, wide = np.exp(logs)
+    factor = compute * (in_float if workload.is_float else 1.0) * (wide if workload.is_wide else 1.0)
+    running = np.maximum(workload.compute * factor, workload.memory * memory).sum()
+    return math.log(start + launch * workload.launches + float(running))
+
+
+def _gradient(logs: NDArray[np.float64], workload: Workload) -> NDArray[np.float64]:
+    """Derivative of the logarithm of the latency by each logarithm."""
+    start, launch, compute, memory, in_float, wide = np.exp(logs)
+    factor = compute * (in_float if workload.is_float else 1.0) * (wide if workload.is_wide else 1.0)
+    computing, moving = workload.compute * factor, workload.memory * memory
+    total = start + launch * workload.launches + float(np.maximum(computing, moving).sum())
+    bound = float(computing[computing >= moving].sum())
+    return (
+        np.array(
+            [start, launch * workload.launches, bound, float(moving[computing < moving].sum()),
+             bound * workload.is_float, bound * workload.is_wide]
+        )
+        / total
+    )  # fmt: skip
