@@ -81,7 +81,7 @@ def explain_infeasible(exact: ExactTables, request: Request, control: Control) -
     demands = demands_of(exact, request)
     conflict = list(demands)
     minimal = True
-    for demand in demands:
+    for demand in reversed(demands):  # structure first, so that what stays is what the user can change
         rest = [other for other in conflict if other is not demand]
         status = feasible(question_under(exact, request, rest), control)
         if status is False:
@@ -92,7 +92,7 @@ def explain_infeasible(exact: ExactTables, request: Request, control: Control) -
     found = [relaxation for relaxation in relaxations if relaxation is not None]
     parts = "; ".join(demand.text for demand in conflict) or "the tables alone"
     return InfeasibleReport(
-        headline=_headline(parts, found),
+        headline=_headline(parts, found, control.stopped is not None),
         conflict=tuple(Conflict(kind=d.kind, name=d.name, text=d.text) for d in conflict),
         minimal=minimal,
         relaxations=tuple(found),
@@ -130,8 +130,10 @@ def _relaxation(
     return Relaxation(name=limit.name, limit=limit.shown, needed=needed, proven=proven, text=text)
 
 
-def _headline(parts: str, relaxations: Sequence[Relaxation]) -> str:
+def _headline(parts: str, relaxations: Sequence[Relaxation], cut_short: bool) -> str:
+    if not relaxations and cut_short:
+        return f"infeasible: within {parts}; the time was up before the conflict was narrowed down"
     if not relaxations:
-        return f"infeasible: {parts}; no single change makes it feasible"
+        return f"infeasible: {parts}; no single limit, pin or forbid can be changed to make it feasible"
     ways = ", or ".join(relaxation.text for relaxation in relaxations)
     return f"infeasible: {parts}. Feasible with {ways}"

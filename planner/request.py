@@ -42,7 +42,9 @@ class Request(Document):
     ensembles: bool = Field(default=True, description="consider the ensembles that the tables offer")
     seed: int = Field(default=0, ge=0, lt=2**31)
     workers: int = Field(default=1, ge=1)
-    time_limit: float = Field(default=60.0, gt=0, description="seconds for the whole search")
+    time_limit: float = Field(
+        default=60.0, gt=0, description="seconds for the search; as long again to explain why nothing fits"
+    )
     alternatives: int = Field(default=0, ge=0, description="further diverse plans to prove")
     explain: bool = Field(default=False, description="prices of the limits, by solving again")
 

@@ -3,6 +3,7 @@
 >>> plan = solve(tables, Request(limits=Limits(latency=4e-3)))      # doctest: +SKIP
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from threading import Event
@@ -69,7 +70,8 @@ def plan_within(exact: ExactTables, request: Request, control: Control, starts: 
     decisions = lexicographic(question, request, control, starts)
     last = decisions[-1]
     if last.status == "infeasible":
-        raise Infeasible(explain_infeasible(exact, request, control))
+        again = replace(control, started=time.monotonic(), stats=control.stats)
+        raise Infeasible(explain_infeasible(exact, request, again))
     if last.pick is None:
         raise Unsolved(_unsolved(control))
     return finish(exact, request, question, decisions, control)

@@ -2,7 +2,7 @@
 
 import random
 from fractions import Fraction
-from itertools import product
+from itertools import pairwise, product
 
 from planner.request import Limits, Request
 from planner.select import legal_options
@@ -72,7 +72,7 @@ def random_tables(seed, layers=None, options=4, ensembles=None):
         for name in names
     ]
     boundaries = []
-    for source, target in zip(names, names[1:], strict=False):
+    for source, target in pairwise(names):
         if rng.random() < 0.4:
             rules = tuple(
                 BoundaryRule(
