@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from hwsim.cli import compile, console, doctor, evaluate, model, plan, quantize, simulate, target
+from hwsim.cli import compile, console, doctor, evaluate, model, plan, quantize, simulate, solve, target
 from hwsim.cli import run as run_verb
 from hwsim.errors import HwsimError
 
@@ -43,7 +43,9 @@ def _root(
     """
 
 
+plan.app.command("diff")(solve.diff)
 app.add_typer(plan.app, name="plan")
+app.command("solve")(solve.solve)
 app.command("quantize")(quantize.quantize)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compile")(compile.compile_)
