@@ -3,7 +3,7 @@
 A figure that was not obtained is ``None`` and its reason stands in ``Report.unavailable``.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -67,6 +67,20 @@ class LayerRow(_Document):
     runner_up: str = ""
     runner_up_cost: str = ""
     faster_than_float: float | None = None
+    unit: str = Field(default="", description="the parallel units that the layer runs on")
+    memory_bytes: float | None = Field(default=None, description="traffic of the outermost memory")
+
+    @property
+    def is_product(self) -> bool:
+        """Whether the layer multiplies, so that it has a scheme and an error."""
+        return self.macs > 0
+
+    @property
+    def difference(self) -> float | None:
+        """Simulated over predicted cycles less one."""
+        if self.simulated_cycles is None or not self.predicted_cycles:
+            return None
+        return self.simulated_cycles / self.predicted_cycles - 1
 
 
 class ParetoPoint(_Document):
@@ -84,6 +98,57 @@ class TimelineEvent(_Document):
     name: str
     start: float
     duration: float
+    category: Literal["load", "compute", "store"] = "compute"
+
+
+class SensitivityMap(_Document):
+    """Predicted error of every layer under the options of its profile."""
+
+    schemes: list[str]
+    layers: list[str]
+    errors: list[list[float | None]] = Field(description="one row a layer, one column a scheme, in nats")
+
+
+class Ceiling(_Document):
+    """Peak rate of the whole device at one pair of widths."""
+
+    name: str
+    macs_per_second: float
+
+
+class Roofline(_Document):
+    """The device's ceilings; the layers' points follow from their MACs, cycles and memory traffic."""
+
+    memory: str
+    bytes_per_second: float
+    ceilings: list[Ceiling]
+
+
+class AnytimePoint(_Document):
+    """All products expanded to one order: what stopping there costs and yields."""
+
+    order: int
+    scheme: str
+    seconds: float
+    error: float | None
+    weight_bytes: float
+
+
+class MemoryPoint(_Document):
+    """Live activations while one layer runs."""
+
+    layer: str
+    start_cycles: float
+    activation_bytes: float
+
+
+class MemoryUse(_Document):
+    """What lies in memory over one inference."""
+
+    weight_bytes: float
+    weight_home: str
+    activation_home: str
+    points: list[MemoryPoint]
 
 
 class Validation(_Document):
@@ -94,6 +159,7 @@ class Validation(_Document):
     bound: float = Field(description="largest relative difference that the run accepts")
     roofline_cycles: float
     serial_cycles: float
+    measured_seconds: float | None = None
 
     @property
     def difference(self) -> float:
@@ -148,8 +214,12 @@ class Report(_Document):
     comparison: list[ComparisonRow]
     layers: list[LayerRow]
     pareto: list[ParetoPoint]
+    sensitivity: SensitivityMap | None = None
+    roofline: Roofline | None = None
     timeline: list[TimelineEvent]
     validation: Validation
+    anytime: list[AnytimePoint] = Field(default_factory=list[AnytimePoint])
+    memory: MemoryUse | None = None
     energy_by_component: dict[str, float]
     peak_memory_bytes: float | None
     units: int
@@ -158,3 +228,15 @@ class Report(_Document):
     provenance: Provenance
     unavailable: dict[str, str]
     not_modelled: list[str]
+    reproduce: list[str] = Field(
+        default_factory=list[str], description="commands that make plan and report again"
+    )
+
+    def missing(self, figure: str) -> str:
+        """Why a figure is absent."""
+        return self.unavailable.get(figure, "this report was made without it")
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of ``report.json``."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Report.model_json_schema()}

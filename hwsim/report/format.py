@@ -1,18 +1,14 @@
 """How figures look in every rendering: one function per kind of figure."""
 
-from hwsim.report.document import Budget, ComparisonRow, Report
-from hwsim.units import format_quantity
+from hwsim.report.document import Budget, Report
+from hwsim.units import Dimension, format_quantity
 
 MISSING = "—"
 
 
-def quantity(value: float | None, dimension: str) -> str:
+def quantity(value: float | None, dimension: Dimension) -> str:
     """A figure with its unit, or a dash when it was not obtained."""
-    if value is None:
-        return MISSING
-    if dimension == "error":
-        return error(value)
-    return format_quantity(value, dimension)  # pyright: ignore[reportArgumentType]
+    return MISSING if value is None else format_quantity(value, dimension)
 
 
 def error(value: float | None) -> str:
@@ -22,6 +18,15 @@ def error(value: float | None) -> str:
     return "0" if value == 0 else f"{value:.3g}"
 
 
+def plain(value: float | None) -> str:
+    """A number in the unit of its column: three digits, thousands set apart."""
+    if value is None:
+        return MISSING
+    if abs(value) >= 100:
+        return f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+    return f"{value:.3g}"
+
+
 def percent(value: float | None, digits: int = 1) -> str:
     """A share as a percentage."""
     return MISSING if value is None else f"{100 * value:.{digits}f} %"
@@ -29,42 +34,42 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 def cycles(value: float | None) -> str:
     """A cycle count with thousands separated."""
-    return MISSING if value is None else f"{value:,.0f}".replace(",", " ")
+    return MISSING if value is None else f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
 def budget_line(budget: Budget) -> str:
     """``latency 3.2 ms of 4 ms: met, 20 % to spare``."""
-    value, limit = quantity(budget.value, budget.unit), quantity(budget.limit, budget.unit)
+    if budget.unit == "error":
+        value, limit = f"{error(budget.value)} nats", f"{error(budget.limit)} nats"
+    else:
+        value, limit = quantity(budget.value, budget.unit), quantity(budget.limit, budget.unit)
     if budget.met:
         return f"{budget.name} {value} of {limit}: met, {percent(budget.margin)} to spare ({budget.asked_by})"
     return f"{budget.name} {value} of {limit}: broken by {percent(-budget.margin)} ({budget.asked_by})"
 
 
-def comparison_cells(row: ComparisonRow) -> list[str]:
-    """One row of the comparison table as text."""
-    return [
-        row.name,
-        row.scheme,
-        quantity(row.weight_bytes, "bytes"),
-        quantity(row.bops, "count"),
-        cycles(row.cycles),
-        quantity(row.seconds, "time"),
-        quantity(row.energy_joules, "energy"),
-        error(row.error),
-        row.note,
-    ]
-
-
-COMPARISON_HEADER = (
-    "form", "scheme", "weights", "BOPs", "cycles", "latency", "energy", "predicted error", "note"
-)  # fmt: skip
-
-
 def validation_line(report: Report) -> str:
-    """Promised and simulated latency in one sentence."""
+    """Promised, simulated and measured latency in one sentence."""
     check = report.validation
     verdict = "inside" if check.held else "OUTSIDE"
-    return (
+    text = (
         f"predicted {cycles(check.predicted_cycles)} cycles, simulated {cycles(check.simulated_cycles)} cycles: "
         f"{100 * check.difference:+.1f} %, {verdict} the bound of ±{percent(check.bound, 0)}"
     )
+    if check.measured_seconds is None:
+        return f"{text}; not measured: {report.missing('measured latency')}"
+    simulated = check.simulated_cycles / report.clock_hz
+    gap = simulated / check.measured_seconds - 1
+    return f"{text}; measured {quantity(check.measured_seconds, 'time')}, the simulation is {100 * gap:+.1f} % off"
+
+
+def engines_line(report: Report) -> str:
+    """Share of the multiply-accumulates on each engine: what fell back is seen at once."""
+    total = sum(row.macs for row in report.layers)
+    shares: dict[str, int] = {}
+    for row in report.layers:
+        if row.is_product:
+            name = f"{row.engine}, float" if row.scheme.partition("+")[0] == "fp" else row.engine
+            shares[name] = shares.get(name, 0) + row.macs
+    words = [f"{name} {percent(macs / total)}" for name, macs in sorted(shares.items(), key=lambda e: -e[1])]
+    return "Multiply-accumulates by engine: " + (", ".join(words) or "none") + "."

@@ -1,19 +1,23 @@
-"""The report on a terminal: verdict, comparison, where the files are."""
+"""The report on a terminal: verdict, comparison, where the files are; on request the other sections too."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwsim.report import format as fmt
+from hwsim.report import tables
 from hwsim.report.document import Report
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+_SHOWN_LAYERS = (
+    "layer", "scheme", "unit", "predicted (cycles)", "simulated (cycles)", "time (%)", "error (nats)", "runner-up"
+)  # fmt: skip
+
 
 def print_report(report: Report, console: "Console", files: list[Path]) -> None:
     """Print the short form of ``report``."""
     from rich.markup import escape
-    from rich.table import Table
 
     console.print(f"[bold]{escape(report.headline)}[/bold]")
     for budget in report.budgets:
@@ -24,19 +28,47 @@ def print_report(report: Report, console: "Console", files: list[Path]) -> None:
         console.print(f"  [yellow]not honoured: {escape(text)}[/]")
     for text in report.warnings:
         console.print(f"  [yellow]note: {escape(text)}[/]")
-    shown = [
-        column for column in range(len(fmt.COMPARISON_HEADER)) if fmt.COMPARISON_HEADER[column] != "note"
-    ]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in shown:
-        right = column >= 2
-        table.add_column(fmt.COMPARISON_HEADER[column], justify="right" if right else "left", no_wrap=right)
-    for row in report.comparison:
-        cells = fmt.comparison_cells(row)
-        table.add_row(*(escape(cells[column]) for column in shown), style="bold" if row.chosen else None)
-    console.print(table)
+    compared = tables.comparison(report)
+    print_table(compared.picked([c.title for c in compared.columns if c.title != "note"]), console)
     console.print(f"predicted error: {escape(report.error_meaning)}", style="dim")
     for row in report.comparison:
         if row.note:
             console.print(f"{escape(row.name)}: {escape(row.note)}", style="dim")
-    console.print("files: " + escape(", ".join(str(path) for path in files)))
+    if files:
+        console.print("files: " + escape(", ".join(str(path) for path in files)))
+
+
+def print_details(report: Report, console: "Console") -> None:
+    """Print what the short form leaves out: layers, frontier, anytime curve, energy, what is missing."""
+    from rich.markup import escape
+
+    console.print(escape(fmt.engines_line(report)))
+    print_table(tables.layers(report).picked(_SHOWN_LAYERS), console)
+    for table in (
+        tables.frontier(report),
+        tables.anytime(report),
+        tables.furthest(report),
+        tables.energy(report),
+    ):
+        if table.rows:
+            console.print(f"\n[bold]{escape(table.caption)}[/bold]")
+            print_table(table, console)
+    for line in tables.memory_lines(report):
+        console.print(escape(line))
+    for name, reason in report.unavailable.items():
+        console.print(f"not obtained: {escape(name)}: {escape(reason)}", style="dim")
+
+
+def print_table(table: tables.Table, console: "Console") -> None:
+    """Print one table; what stands for the plan is bold."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for column in table.columns:
+        shown.add_column(
+            column.title, justify="right" if column.figure else "left", no_wrap=column.figure, overflow="fold"
+        )
+    for index, row in enumerate(table.rows):
+        shown.add_row(*map(escape, row), style="bold" if index in table.chosen else None)
+    console.print(shown)
