@@ -1,9 +1,12 @@
 """How a search is watched and ended: clock, outside stop, Ctrl-C, progress; and what it cost."""
 
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Literal
 
 
@@ -52,6 +55,7 @@ class Control:
     stats: SolveStats = field(default_factory=SolveStats)
     started: float = field(default_factory=time.monotonic)
     interrupted: bool = False
+    by_hand: bool = False
     phase: str = "solve"
 
     @property
@@ -79,6 +83,25 @@ class Control:
         if self.ended:
             return "interrupted"
         return "time_limit" if self.left <= 0 else None
+
+    @contextmanager
+    def listening(self) -> Generator[None]:
+        """While solving, Ctrl-C asks for the best plan so far; a second one ends at once as usual."""
+        usual = signal.getsignal(signal.SIGINT)
+        here = threading.current_thread() is threading.main_thread()
+        if not here or usual is not signal.default_int_handler:
+            yield
+            return
+        signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, usual)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self.by_hand:
+            signal.default_int_handler(number, frame)
+        self.interrupted = self.by_hand = True
 
     def tell(self, value: float | None, bound: float | None) -> None:
         """Report one step to whoever watches."""

@@ -141,7 +141,7 @@ class Model:
         return Choice(tuple(entries), tuple(holders))
 
     def run(self, control: Control, tell: "Tell | None" = None, gap: float = 0.0) -> Answer:
-        """Solve until within ``gap``, out of time, or stopped; Ctrl-C ends the search and keeps its best plan."""
+        """Solve until within ``gap``, out of time, or stopped; a search that is ended keeps its best plan."""
         solver = cp_model.CpSolver()
         solver.parameters.num_workers = control.workers
         solver.parameters.random_seed = control.seed
@@ -197,7 +197,7 @@ class _Watcher(cp_model.CpSolverSolutionCallback):
 def _solve_interruptibly(
     solver: cp_model.CpSolver, model: cp_model.CpModel, watcher: _Watcher | None, control: Control
 ) -> cp_model.CpSolverStatus:
-    """Solve in a thread of its own, so that the caller's thread stays free for Ctrl-C and outside stops."""
+    """Solve in a thread of its own, so that the caller's thread hears Ctrl-C and outside stops."""
     done = threading.Event()
     found: list[cp_model.CpSolverStatus] = []
 
@@ -209,16 +209,13 @@ def _solve_interruptibly(
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    while True:
-        try:
-            while not done.wait(0.05 if control.stop is not None else 0.5):
-                if control.ended:
-                    solver.stop_search()
-            break
-        except KeyboardInterrupt:
-            if control.interrupted:
-                raise
-            control.interrupted = True
-            solver.stop_search()
-    thread.join()
+    try:
+        while not done.wait(0.05):
+            if control.ended:
+                solver.stop_search()
+    except BaseException:
+        solver.stop_search()
+        raise
+    finally:
+        thread.join()
     return found[0] if found else cp_model.UNKNOWN

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from planner.control import Control, ProgressCallback
 from planner.entries import ExactTables
-from planner.errors import Infeasible, PlannerError
+from planner.errors import Infeasible, PlannerError, Unsolved
 from planner.exact import as_fraction
 from planner.limits import limit_for, to_integer
 from planner.plan import Plan
@@ -36,7 +36,8 @@ def pareto(
             f"pareto: the frontier of {first} against itself is one point; name another quantity"
         )
     walk = _Walk(tables, request, first, second, progress)
-    return tuple(walk.all() if points is None else walk.spread(points))
+    with walk.control.listening():
+        return tuple(walk.all() if points is None else walk.spread(points))
 
 
 class _Walk:
@@ -61,7 +62,7 @@ class _Walk:
         asked = self.request.model_copy(update={"objective": objective, "limits": limits})
         try:
             return plan_within(self.exact, asked, self.control)
-        except Infeasible:
+        except (Infeasible, Unsolved, KeyboardInterrupt):
             if most is None:
                 raise
             return None

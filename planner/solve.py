@@ -44,7 +44,11 @@ def solve(
     progress: ProgressCallback | None = None,
     stop: Event | None = None,
 ) -> Plan:
-    """The best plan inside the limits; raises ``Infeasible`` with a report when there is none."""
+    """The best plan inside the limits; raises ``Infeasible`` with a report when there is none.
+
+    Ctrl-C ends the search and returns the best plan so far, ``plan.stopped`` says so; without any plan yet it
+    stays a ``KeyboardInterrupt``.
+    """
     return solve_with_stats(tables, request, warm_start=warm_start, progress=progress, stop=stop).plan
 
 
@@ -59,7 +63,8 @@ def solve_with_stats(
     """Like ``solve``, with the effort beside the plan."""
     control = Control(request.seed, request.workers, request.time_limit, stop, progress)
     starts = [] if warm_start is None else picks_of(tables, warm_start)
-    plan = plan_within(ExactTables(tables), request, control, starts)
+    with control.listening():
+        plan = plan_within(ExactTables(tables), request, control, starts)
     control.stats.seconds = control.elapsed
     return Solution(plan, control.stats)
 
@@ -73,6 +78,8 @@ def plan_within(exact: ExactTables, request: Request, control: Control, starts: 
         again = replace(control, started=time.monotonic(), stats=control.stats)
         raise Infeasible(explain_infeasible(exact, request, again))
     if last.pick is None:
+        if control.by_hand:
+            raise KeyboardInterrupt
         raise Unsolved(_unsolved(control))
     return finish(exact, request, question, decisions, control)
 
