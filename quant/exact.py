@@ -70,9 +70,8 @@ def codes_times_weights(codes: Tensor, weights: Tensor, zero_point: Tensor) -> T
         return integer_matmul(codes.to(torch.int32) - zero_point, weights.t())
     shift = 128 if codes.dtype == torch.uint8 else 0
     signed = (codes ^ 0x80).view(torch.int8) if shift else codes
-    sums = weights.sum(1, dtype=torch.int64)
-    offset = (shift - zero_point.to(torch.int64)) * sums
-    return _int_mm(signed, weights.t()).add_(offset.to(torch.int32))
+    sums = weights.sum(1, dtype=torch.int32)
+    return _int_mm(signed, weights.t()).addcmul_(shift - zero_point, sums[None])
 
 
 def _int8_product_applies(codes: Tensor, weights: Tensor) -> bool:

@@ -218,7 +218,7 @@ def rescale(
 ) -> Tensor:
     """Accumulators of all stacked terms to float outputs; see the module docstring."""
     shape = (-1, 1, 1) if dim == 1 else (-1,)
-    products = acc.to(torch.float32) * (weight_scale.view(shape) * act_scale)
+    products = acc.to(torch.float32).mul_(weight_scale.view(shape) * act_scale)
     out = products if len(parts) == 1 else products.narrow(dim, 0, channels).contiguous()
     start = channels
     for count in parts[1:]:

@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from quant import model_pass, qstore
 from quant.activation import ActKind, ActQuantizer, ActRanges, quantizer_of
 from quant.errors import QuantError
+from quant.expansion import make_terms
 from quant.fake import fake_module
 from quant.model_pass import Product
 from quant.qlayer import Holds, QuantizedLayer, check_accumulator
@@ -24,7 +25,7 @@ from quant.scheme import Scheme
 from quant.terms import Term, stack_terms
 
 TermMaker = Callable[[str, Tensor, Scheme, Tensor | None], Sequence[Term]]
-"""(layer name, weight (O, I), scheme, second moments of the I inputs or None) -> terms."""
+"""(layer name, weight (O, I, *kernel), scheme, second moments of the I inputs or None) -> terms."""
 
 
 @dataclass(frozen=True)
@@ -234,8 +235,8 @@ def _quantize_layer(
     if product.weight is None:
         return QuantizedLayer(product.name, product.kind, scheme, (), inputs=names)
     weight: Tensor = model_pass.attribute(module, product.weight).detach()
-    maker = options.terms or _default_terms
-    terms = tuple(maker(product.name, weight.reshape(weight.shape[0], -1), scheme, moment))
+    maker = options.terms or make_terms
+    terms = tuple(maker(product.name, weight, scheme, moment))
     if product.conv is not None and product.conv.groups > 1:
         matrix = (weight.shape[0], weight[0].numel())
         terms = tuple(term.dense(matrix) if term.cols is not None else term for term in terms)
@@ -243,47 +244,3 @@ def _quantize_layer(
     if bias is None and product.bias is not None:
         bias = model_pass.attribute(module, product.bias).detach().to(torch.float32)
     return QuantizedLayer(product.name, product.kind, scheme, tuple(weight.shape), terms, bias, names)
-
-
-def _default_terms(name: str, weight: Tensor, scheme: Scheme, moment: Tensor | None) -> tuple[Term, ...]:
-    """Round-to-nearest residual expansion, row- or column-sparse in later orders.
-
-    Every order takes centred scales s = 2 max|R| / (2^b - 1) from the true residual of what it keeps, so the
-    error of a kept entry falls by 2^b - 1 or more whatever earlier orders kept.
-    """
-    residual = weight.to(torch.float64)
-    terms: list[Term] = []
-    for order, (share, bits) in enumerate(zip(scheme.shares, scheme.term_bits, strict=True)):
-        kept = _kept(residual, share, scheme.axis, moment) if order else None
-        term = _round_term(residual, bits, kept, scheme.axis)
-        residual = residual - term.value((weight.shape[0], weight.shape[1])).to(torch.float64)
-        terms.append(term)
-    return tuple(terms)
-
-
-def _kept(residual: Tensor, share: float, axis: str, moment: Tensor | None) -> Tensor | None:
-    """Indices of the rows or columns with the largest residual; None where all are kept."""
-    if share >= 1:
-        return None
-    energy = residual.square().sum(1 if axis == "rows" else 0)
-    if axis == "columns" and moment is not None:
-        energy = energy * moment
-    count = int(-(-share * len(energy) // 1))
-    return energy.topk(count).indices.sort().values.to(torch.int32)
-
-
-def _round_term(residual: Tensor, bits: int, kept: Tensor | None, axis: str) -> Term:
-    if kept is not None:
-        residual = residual.index_select(0 if axis == "rows" else 1, kept)
-    if bits == 1:
-        scale = residual.abs().mean(1) if residual.numel() else residual.new_zeros(len(residual))
-        codes = torch.where(residual < 0, -1, 1)
-    else:
-        peak = residual.abs().amax(1) if residual.numel() else residual.new_zeros(len(residual))
-        scale = (2 * peak / (2.0**bits - 1)).to(torch.float32)
-        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-        limit = 2 ** (bits - 1) - 1
-        codes = (residual / scale[:, None]).round().clamp(-limit, limit)
-    stored = codes.to(torch.int8 if bits <= 8 else torch.int16)
-    index = {"rows": kept} if axis == "rows" else {"cols": kept}
-    return Term(stored, scale.to(torch.float32), bits, **index)

@@ -105,8 +105,8 @@ def test_plan_decides_each_layer(place):
     zero = {"error": 0.0, "cycles": 1, "energy_pj": 0.0, "bops": 1, "weight_bytes": 1}
     layers = tuple(
         PlanLayer(
-            name=name, kind="linear", scheme=text, weight_bits=None, act_bits=None, order=1, kept=(), engine="e", option=0,
-            way="single", recipe=(), act_bytes=1, **zero,
+            name=name, kind="linear", scheme=text, weight_bits=None, act_bits=None, order=1, kept=(), engine="e",
+            option=0,             way="single", recipe=(), act_bytes=1, **zero,
         )
         for name, text in zip(names, texts, strict=True)
     )  # fmt: skip
