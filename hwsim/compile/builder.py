@@ -16,7 +16,6 @@ from tvm import tirx
 from tvm.tirx import Buffer, PrimFunc, Var
 
 Expr = Any
-_KEEP_IN_REGISTERS = {"disable_lower_builtin": True}
 
 
 class Code:
@@ -41,7 +40,7 @@ class Code:
     def scratch(self, name: str, elements: int, dtype: str) -> Buffer:
         """Small constant-size memory that stays in registers or on the stack."""
         buffer = tirx.decl_buffer((elements,), dtype, name=self._fresh(name))
-        self.emit(tirx.AllocBuffer(buffer, _KEEP_IN_REGISTERS))
+        self.emit(tirx.AllocBuffer(buffer, {"disable_lower_builtin": tirx.const(1, "bool")}))
         return buffer
 
     def emit(self, statement: Any) -> None:
@@ -111,7 +110,9 @@ def broadcast(value: Expr, lanes: int) -> Expr:
 def compile_functions(functions: dict[str, PrimFunc], target: dict[str, Any]) -> tvm.runtime.Module:
     """Compile functions into one runtime module for the described target."""
     module = tvm.IRModule({tvm.ir.GlobalVar(name): function for name, function in functions.items()})
-    with tvm.transform.PassContext(opt_level=3):
+    # Storage rewriting merges the scratch of two tiles and loses the mark that keeps it in registers: the
+    # accumulators would move to the heap, and the code would need the TVM runtime to allocate them.
+    with tvm.transform.PassContext(opt_level=3, config={"tirx.disable_storage_rewrite": True}):
         return tvm.compile(module, target=tvm.target.Target(target))
 
 
