@@ -121,8 +121,7 @@ def test_fake_twin_equals_integer_path(net, make, text):
 @pytest.mark.parametrize("text", SCHEMES)
 def test_integer_path_equals_float_simulation_layer_by_layer(net, make, text):
     """Each product alone, in float64: dequantized inputs times dequantized weight, bias added once."""
-    graph, x, _ = net
-    model = make(text)
+    graph, model = net[0], make(text)
     for product in find_products(graph):
         if product.kind == "matmul":
             continue
@@ -311,7 +310,7 @@ def test_term_validator():
 
 
 def test_mistakes_are_named(net, make):
-    graph, x, ranges = net
+    graph, _, ranges = net
     with pytest.raises(QuantError, match="nonsense: not a product"):
         quantize(graph, {"nonsense": Scheme(8, 8)}, ranges=ranges)
     with pytest.raises(QuantError, match=r"head\.in0: no activation range"):
