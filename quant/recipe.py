@@ -17,7 +17,7 @@ STEPS: dict[str, dict[str, Setting]] = {
     "mse": {},
     "percentile": {},
     "reparam": {"target": "mean"},
-    "clip": {"steps": 300, "learning_rate": 0.01, "batch_tokens": 2048},
+    "clip": {"steps": 200, "learning_rate": 0.01, "batch_tokens": 1024},
     "logsoftmax": {"zero": "strict"},
     "gptq": {"damp": 0.01, "block": 128, "act_order": False},
     "asymmetric": {},

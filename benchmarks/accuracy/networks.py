@@ -119,6 +119,9 @@ def cifar10_vit():
 
 def stories260k():
     """The 260K-parameter LLaMA, eager attention, logits only."""
+    from hwsim.model.torchvision_shim import declare_missing_operators
+
+    declare_missing_operators()
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder = SHARED / "data" / "models"

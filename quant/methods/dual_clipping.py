@@ -18,9 +18,9 @@ THETA_START = 4.0
 class DualClippingOptions:
     """Optimizer settings of the clipping factors."""
 
-    steps: int = 300
+    steps: int = 200
     learning_rate: float = 1e-2
-    batch_tokens: int = 2048
+    batch_tokens: int = 1024
     input_weight: float = 0.0  # mu: weight of |X - Q(X)|^2 beside the output error
     seed: int = 0
 

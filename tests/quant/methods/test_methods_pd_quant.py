@@ -58,8 +58,8 @@ def test_kl_points_from_float_to_quantized():
     z, q = torch.randn(6, 5, generator=g), torch.randn(6, 5, generator=g, requires_grad=True)
     p, r = torch.softmax(z / 4, -1).numpy(), torch.softmax(q.detach() / 4, -1).numpy()
     expected = (p * np.log(p / r)).sum(1).mean()
-    assert float(prediction_difference(z, q, 4.0)) == pytest.approx(expected, rel=1e-4)
-    assert float(prediction_difference(z, q)) != pytest.approx(
+    assert float(prediction_difference(z, q.detach(), 4.0)) == pytest.approx(expected, rel=1e-4)
+    assert float(prediction_difference(z, q.detach())) != pytest.approx(
         float(prediction_difference(q.detach(), z)), rel=1e-3
     )
     shifted = (z + 3.0).requires_grad_()
@@ -248,9 +248,10 @@ def test_at_sixteen_bits_the_quantized_path_is_the_float_path():
     runner = GraphRunner(loaded("residual"))
     with torch.no_grad():
         exact = torch.cat([runner.logits(batch) for batch in data])
-    ours = pd_quant(model, data, replace(FAST, iterations=3, drop_input=0.0, drop_inside=0.0, holdout=0.0))
+    still = replace(FAST, iterations=3, drop_input=0.0, drop_inside=0.0, holdout=0.0, learning_rate_scale=0.0)
+    ours = pd_quant(model, data, still)
     got = torch.cat([ours.logits(batch) for batch in data])
-    torch.testing.assert_close(got, exact, rtol=1e-2, atol=1e-2)
+    assert float((got - exact).square().mean() / exact.square().mean()) < 1e-4
 
 
 class Killed(Exception):
