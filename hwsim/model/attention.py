@@ -5,6 +5,10 @@
 Its two products are planned and quantized like any other. Boolean masks become additive ones; masks that allow
 everything disappear.
 """
+# torch types the arguments of an fx node as a union of everything an argument can be; which one it is follows
+# from the operator, which the checker cannot know.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalMemberAccess=false
+# pyright: reportReturnType=false, reportFunctionMemberAccess=false
 
 import math
 from typing import Any

@@ -9,7 +9,7 @@ import importlib.util
 import inspect
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -72,7 +72,7 @@ class _SkipRandomInit(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def _cheaply(device: Device) -> Iterator[None]:
+def _cheaply(device: Device) -> Generator[None]:
     if device == "meta":
         with torch.device("meta"):
             yield
@@ -97,17 +97,18 @@ def _build_timm(source: ModelSource, device: Device, batch: int) -> Built:
     architecture = source.name.partition(".")[0]
     if not timm.is_model(architecture):
         raise UserError(unknown_name(architecture, timm.list_models(), "--model timm:"))
+    arguments: dict[str, Any] = dict(source.arguments)
+    for refused in sorted({"pretrained", "checkpoint_path"} & set(arguments)):
+        raise UserError(f"--model {source.asked}: {refused} is not taken here; give the file with --weights")
     try:
         with _cheaply(device):
-            module = timm.create_model(source.name, pretrained=False, **source.arguments)
+            module = timm.create_model(source.name, pretrained=False, **arguments)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         raise UserError(f"--model {source.asked}: timm cannot build it ({_first_line(error)})") from error
     config: dict[str, Any] = getattr(module, "pretrained_cfg", {})
-    size = tuple(source.arguments.get(key) or 0 for key in ("img_size",))
     channels, height, width = config.get("input_size", (3, 224, 224))
-    if isinstance(size[0], int) and size[0] > 0:
-        height = width = size[0]
-    channels = int(source.arguments.get("in_chans") or channels)
+    height, width = (int(arguments.get("img_size") or size) for size in (height, width))
+    channels = int(arguments.get("in_chans") or channels)
     data = {
         "kind": "image", "input_size": (channels, height, width), "mean": tuple(config.get("mean", ())),
         "std": tuple(config.get("std", ())), "interpolation": config.get("interpolation"),
@@ -117,25 +118,27 @@ def _build_timm(source: ModelSource, device: Device, batch: int) -> Built:
 
 
 def _build_transformers(source: ModelSource, device: Device, batch: int, sequence: int | None) -> Built:
-    values, folder = _transformers_config(source)
+    found, folder = _transformers_config(source)
     declare_missing_operators()
     import transformers
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    values = {**values, **source.arguments}
+    values: dict[str, Any] = {**found, **source.arguments}
     kind = values.pop("model_type", None)
     if kind not in CONFIG_MAPPING:
         raise UserError(
             f"--model {source.asked}: model_type {kind!r} is unknown to transformers {transformers.__version__}"
         )
     architecture = (values.get("architectures") or [None])[0]
-    config = CONFIG_MAPPING[kind](**values)
     try:
-        cls = getattr(transformers, architecture) if architecture else None
-        cls = cls or transformers.AutoModel._model_mapping[type(config)]
+        config = CONFIG_MAPPING[kind](**values)
         with _cheaply(device):
-            module = cls._from_config(config, attn_implementation="sdpa", dtype=torch.float32)
-    except (AttributeError, KeyError, ValueError, TypeError) as error:
+            if architecture:
+                cls: Any = getattr(transformers, architecture)
+                module = cls._from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+            else:
+                module = transformers.AutoModel.from_config(config, attn_implementation="sdpa")
+    except Exception as error:  # whatever a wrong configuration makes the library stumble over
         raise UserError(
             f"--model {source.asked}: transformers cannot build {architecture or kind} ({_first_line(error)})"
         ) from error
@@ -149,7 +152,9 @@ def _build_transformers(source: ModelSource, device: Device, batch: int, sequenc
     forward = inspect.signature(type(module).forward).parameters
     switches = {"use_cache": False} if "use_cache" in forward else {}
     inputs: dict[str, Any] = {"input_ids": tokens}
-    if "use_cache" not in forward or not getattr(config, "is_decoder", True) and kind in ("bert", "roberta"):
+    if "use_cache" not in forward or (
+        not getattr(config, "is_decoder", True) and kind in ("bert", "roberta")
+    ):
         inputs["attention_mask"] = torch.ones_like(tokens)
     data = {"kind": "text", "sequence": length, "vocab_size": config.vocab_size, "architecture": type(module).__name__,
             "folder": None if folder is None else str(folder)}  # fmt: skip
@@ -206,11 +211,11 @@ def _build_factory(source: ModelSource, batch: int) -> Built:
         raise
     except Exception as error:
         raise UserError(f"--model {source.asked}: {type(error).__name__}: {_first_line(error)}") from error
-    module, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    module, given = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, nn.Module):
         raise UserError(f"--model {source.asked}: returned {type(module).__name__}, not a torch.nn.Module")
-    inputs = (torch.zeros(1, 3, 224, 224),) if inputs is None else inputs
-    inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    given = (torch.zeros(1, 3, 224, 224),) if given is None else given
+    inputs: tuple[Any, ...] = (given,) if isinstance(given, Tensor) else tuple(given)
     if batch > 1:
         inputs = tuple(
             item.expand(batch, *item.shape[1:]).clone()

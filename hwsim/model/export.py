@@ -7,7 +7,7 @@ inputs, are put back as ``get_attr`` nodes under the names they have in the mode
 
 import contextlib
 import operator
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from hwsim.model import rewrite
 
 
 @contextlib.contextmanager
-def _plain_kernels() -> Iterator[None]:
+def _plain_kernels() -> Generator[None]:
     """Keep the fused inference path of nn.TransformerEncoder away: it hides its products in one call."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -117,7 +117,8 @@ def _writes_through_views(program: ExportedProgram) -> bool:
 
 def is_in_place(target: Any) -> bool:
     """Whether an operator writes its first argument."""
-    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
+    schema = getattr(target, "_schema", None)  # only torch operators have one
+    return schema is not None and bool(schema.is_mutable)
 
 
 def _base_name(target: Any) -> str:

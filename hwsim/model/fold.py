@@ -4,6 +4,10 @@
 
 The folded tensors are computed in float64 and rounded once, so folding is exact to the last bit or two.
 """
+# torch types the arguments of an fx node as a union of everything an argument can be; which one it is follows
+# from the operator, which the checker cannot know.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalMemberAccess=false
+# pyright: reportReturnType=false, reportFunctionMemberAccess=false
 
 import torch
 from torch import Tensor, fx

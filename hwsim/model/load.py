@@ -13,7 +13,8 @@ What the passes that follow may rely on in ``LoadedModel.module``, a plain ``tor
 * Attention is ``mul(q, scale)``, ``matmul`` (``.qk``), ``add`` of an additive mask if there is one, ``softmax``,
   ``matmul`` (``.av``). RMS norms are one ``aten.rms_norm.default``. Batch norms behind a product are folded into it;
   any other stays ``aten.batch_norm.default``. Dropout, in-place calls and no-ops are gone; views are
-  ``reshape, permute, transpose, slice, select, expand, unsqueeze, squeeze, flatten, split, chunk, unbind, getitem, to``.
+  ``reshape, permute, transpose, slice, select, expand, unsqueeze, squeeze, flatten, split, chunk, unbind, getitem``
+  and casts (``to``).
 * Everything that does not depend on the inputs is a stored tensor.
 * The module is called with ``example_inputs`` by position and returns a tuple. Shapes are fixed.
 """

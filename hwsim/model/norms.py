@@ -2,6 +2,10 @@
 
 y = x * rsqrt(mean(x^2) + eps) * weight
 """
+# torch types the arguments of an fx node as a union of everything an argument can be; which one it is follows
+# from the operator, which the checker cannot know.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalMemberAccess=false
+# pyright: reportReturnType=false, reportFunctionMemberAccess=false
 
 from torch import fx
 

@@ -8,37 +8,43 @@ from torch import fx
 from hwsim.model.graph import PRODUCT_KINDS, Kind
 from hwsim.model.rewrite import aten
 
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text as a set."""
+    return frozenset(text.split())
+
+
 _PRODUCTS: dict[Any, Kind] = {
     aten.linear.default: "linear",
     aten.conv2d.default: "conv2d",
     aten.matmul.default: "matmul",
 }
 _KINDS: dict[Kind, frozenset[str]] = {
-    "norm": frozenset("layer_norm native_layer_norm group_norm batch_norm instance_norm rms_norm".split()),
-    "softmax": frozenset("softmax log_softmax _softmax _log_softmax _safe_softmax".split()),
-    "activation": frozenset(
+    "norm": words("layer_norm native_layer_norm group_norm batch_norm instance_norm rms_norm"),
+    "softmax": words("softmax log_softmax _softmax _log_softmax _safe_softmax"),
+    "activation": words(
         "gelu relu relu6 hardtanh silu hardswish hardsigmoid sigmoid tanh leaky_relu elu mish prelu softplus "
         "clamp clamp_min clamp_max exp erf rsqrt sqrt pow square log selu celu softsign logsigmoid log_sigmoid "
-        "glu threshold abs sin cos reciprocal".split()
+        "glu threshold abs sin cos reciprocal"
     ),
-    "add": frozenset("add sub rsub".split()),
-    "mul": frozenset("mul div neg addcmul".split()),
-    "pool": frozenset(
+    "add": words("add sub rsub"),
+    "mul": words("mul div neg addcmul"),
+    "pool": words(
         "avg_pool2d max_pool2d adaptive_avg_pool2d adaptive_max_pool2d _adaptive_avg_pool2d avg_pool1d max_pool1d "
-        "adaptive_avg_pool1d max_pool2d_with_indices".split()
+        "adaptive_avg_pool1d max_pool2d_with_indices"
     ),
     "embedding": frozenset({"embedding"}),
-    "reduce": frozenset(
+    "reduce": words(
         "mean sum amax amin max min prod var std var_mean norm linalg_vector_norm logsumexp argmax argmin cumsum "
-        "all any".split()
+        "all any"
     ),
 }
 _BY_OP: dict[str, Kind] = {name: kind for kind, names in _KINDS.items() for name in names}
-_VIEWS = frozenset(
+_VIEWS = words(
     "reshape view permute transpose t slice select expand expand_as unsqueeze squeeze flatten unflatten split "
     "split_with_sizes chunk unbind getitem narrow movedim alias detach contiguous clone to _to_copy type_as "
     "swapaxes swapdims unfold view_as reshape_as broadcast_to numpy_T mT tensor_split unsafe_split "
-    "lift_fresh_copy".split()
+    "lift_fresh_copy"
 )
 
 

@@ -1,9 +1,9 @@
 """Batch-norm statistics for random weights: those of seeded noise, so that signals neither die nor explode.
 
 A network with random weights and untouched running statistics (mean 0, variance 1) normalises nothing: its signal
-grows or shrinks with every layer and its softmax saturates. One pass over small seeded noise images sets the statistics to
-what they would be had the network seen such data. It runs in float64 and the result is rounded to 12 bits, so that the
-numbers do not depend on threads or vector units.
+grows or shrinks with every layer and its softmax saturates. One pass over small seeded noise images sets the
+statistics to what they would be had the network seen such data. It runs in float64 and the
+result is rounded to 12 bits, so that the numbers do not depend on threads or vector units.
 """
 
 import copy
@@ -30,12 +30,8 @@ def set_batch_statistics(module: nn.Module, args: tuple[object, ...], seed: int)
     generator = torch.Generator().manual_seed(seed)
     for size in ((min(SIDE, height), min(SIDE, width)), (height, width)):
         noise = torch.randn((IMAGES, channels, *size), generator=generator, dtype=torch.float64)
-        try:
-            with torch.no_grad():
-                twin(noise)
-            break
-        except (RuntimeError, AssertionError, ValueError):
-            continue  # the architecture accepts its own image size only
+        if _runs(twin, noise):
+            break  # else the architecture accepts its own image size only
     else:
         return
     seen = dict(twin.named_modules())
@@ -43,6 +39,20 @@ def set_batch_statistics(module: nn.Module, args: tuple[object, ...], seed: int)
         for name, norm in norms.items():
             for buffer in ("running_mean", "running_var"):
                 getattr(norm, buffer).copy_(_rounded(getattr(seen[name], buffer)))
+
+
+def _runs(module: nn.Module, images: Tensor) -> bool:
+    """One pass on one thread: sums in one order, and no waiting for busy cores on work this small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.no_grad():
+            module(images)
+    except (RuntimeError, AssertionError, ValueError):
+        return False
+    finally:
+        torch.set_num_threads(threads)
+    return True
 
 
 def _rounded(values: Tensor) -> Tensor:

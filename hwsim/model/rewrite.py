@@ -2,6 +2,8 @@
 
 Shapes travel as ``node.meta["val"]``: a tensor (or a list of tensors) on the meta device.
 """
+# nn.Module has no public way to delete or replace a parameter by name.
+# pyright: reportPrivateUsage=false
 
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -3,6 +3,10 @@
 After this, everything that does not depend on the model's inputs (attention masks, rotary tables, gathered position
 biases, transposed weights) is a stored tensor, so what remains in the graph is the work of one inference.
 """
+# torch types the arguments of an fx node as a union of everything an argument can be; which one it is follows
+# from the operator, which the checker cannot know.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalMemberAccess=false
+# pyright: reportReturnType=false, reportFunctionMemberAccess=false
 
 from typing import Any
 

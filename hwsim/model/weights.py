@@ -48,7 +48,7 @@ def fill_random(module: nn.Module, seed: int) -> None:
     """Fill every parameter: matrices normal with the variance that keeps signals alive, gains 1, shifts 0."""
     rules = _rules(module)
     with ThreadPoolExecutor(max_workers=max(1, min(4, os.cpu_count() or 1))) as pool:
-        list(pool.map(lambda item: _fill(*item, seed), rules))
+        list(pool.map(lambda rule: _fill(rule[0], rule[1], rule[2], seed), rules))
 
 
 def _rules(module: nn.Module) -> list[tuple[str, Tensor, float | None]]:
@@ -87,7 +87,7 @@ def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     def digest(item: tuple[str, Tensor]) -> bytes:
         name, tensor = item
         head = f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode()
-        data = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+        data: Any = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
         return hashlib.sha256(head + hashlib.sha256(data).digest()).digest()
 
     with ThreadPoolExecutor(max_workers=max(1, min(4, os.cpu_count() or 1))) as pool:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.shared_data import shared
 
 from hwsim.model.load import load_model
+from tests.shared_data import shared
 
 NETS = Path(__file__).with_name("nets.py")
 

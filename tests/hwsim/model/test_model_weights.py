@@ -133,7 +133,7 @@ def test_a_pickle_bomb_does_not_go_off(tmp_path, form):
 def test_corrupted_safetensors(tmp_path, content):
     path = tmp_path / "w.safetensors"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="not a valid .safetensors file"):
+    with pytest.raises(UserError, match=r"not a valid \.safetensors file"):
         load_file(Net(), path)
 
 
