@@ -11,6 +11,7 @@ manifest.json        shapes, machine, versions, integer share, sha256 of every o
 
 import json
 import shutil
+import struct
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,26 @@ def program_document(program: Program, isa: Isa) -> dict[str, Any]:
     }
 
 
+def _plain_program(document: dict[str, Any], params: bytes) -> str:
+    """`program.json` as words that fscanf reads; constants get their place in the safetensors file."""
+    header_size = struct.unpack_from("<Q", params)[0]
+    header = json.loads(params[8 : 8 + header_size])
+    buffers, steps = document["buffers"], document["steps"]
+    lines = [
+        f"hwsim-program 1 arena {document['arena_bytes']} buffers {len(buffers)} "
+        f"inputs {len(document['inputs'])} outputs {len(document['outputs'])} steps {len(steps)}"
+    ]
+    for entry in buffers:
+        offset = entry.get("offset", 0)
+        if entry["kind"] == "constant":
+            offset = 8 + header_size + header[entry["name"]]["data_offsets"][0]
+        lines.append(f"{entry['kind']} {entry['dtype']} {entry['elements']} {offset}")
+    lines.append(" ".join(str(port["buffer"]) for port in document["inputs"]))
+    lines.append(" ".join(str(port["buffer"]) for port in document["outputs"]))
+    lines.extend(f"{name} {len(places)} {' '.join(map(str, places))}" for name, places, _ in steps)
+    return "\n".join(lines) + "\n"
+
+
 def write_artifact(
     program: Program,
     isa: Isa,
@@ -102,9 +123,11 @@ def write_artifact(
     constants = {buffer.name: np.asarray(buffer.data) for buffer in program.constants()}
     if len(constants) != len(program.constants()):
         raise AssertionError("two constants share a name")
-    write_bytes(directory / "params.safetensors", save(constants))
-    write_text(directory / "program.json", json.dumps(program_document(program, isa)) + "\n")
-    names += ["params.safetensors", "program.json"]
+    params, document = save(constants), program_document(program, isa)
+    write_bytes(directory / "params.safetensors", params)
+    write_text(directory / "program.json", json.dumps(document) + "\n")
+    write_text(directory / "program.txt", _plain_program(document, params))
+    names += ["params.safetensors", "program.json", "program.txt"]
     if plan is not None:
         write_text(directory / "plan.json", plan)
         names.append("plan.json")

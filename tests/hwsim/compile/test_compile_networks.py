@@ -179,3 +179,24 @@ def test_unaligned_and_strided_inputs_are_copied(artifact):
     raw[:] = x
     assert np.array_equal(model(raw)["output0"], expected)
     assert np.array_equal(model(np.asfortranarray(x))["output0"], expected)
+
+
+@pytest.mark.parametrize("factory", ["cnn", "transformer"])
+def test_two_threads_give_the_same_bits(tmp_path, factory):
+    """In a process of its own: the thread pool belongs to the process."""
+    model, inputs, _ = quantized(factory, "w8a8")
+    module = model.integer()
+    np.savez(tmp_path / "input.npz", x=inputs[0].numpy())
+    for threads in (1, 2):
+        program = lower(module, host_isa(), parallel=threads > 1)
+        write_artifact(program, host_isa(), tmp_path / str(threads), threads=threads)
+    script = (
+        "import sys, numpy as np\n"
+        "from hwsim.runtime import load\n"
+        f"root = {str(tmp_path)!r}\n"
+        "x = np.load(root + '/input.npz')['x']\n"
+        "one, two = (load(f'{root}/{n}')(x)['output0'] for n in (1, 2))\n"
+        "assert np.array_equal(one, two), abs(one - two).max()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
