@@ -178,7 +178,7 @@ class _Chain:
             left = residual.abs().amax(1)
             # A residual of 0 keeps the old scale: any positive one gives zero codes.
             wanted = left / ((self.cells - 1) / 2) if self.rule == "maxabs" else 2 * left / self.cells
-            return torch.where(wanted > SMALLEST, wanted, scale)
+            return torch.where(wanted > 1e-30, wanted, scale)
         return scale / (2.0 ** (self.bits - 1) if self.rule == "pow2" else self.cells)
 
     def energies(self) -> np.ndarray:

@@ -93,7 +93,9 @@ def profile_layer(
     )
     orders = max((scheme.order for scheme in weight_schemes), default=1)
     tables = chain_tables(flat, bits or (8,), orders, moments, fisher)
-    reader = _Reader(tables, flat.shape, kernel, groups, row_fisher, moments is not None, macs)
+    reader = _Reader(
+        tables, flat.shape, kernel, groups, row_fisher, moments is not None, fisher is not None, macs
+    )
     return [reader.read(scheme) for scheme in schemes]
 
 
@@ -144,6 +146,7 @@ class _Reader:
         groups: int,
         row_fisher: FloatArray | None,
         has_moments: bool,
+        has_fisher: bool,
         macs: int,
     ) -> None:
         self.tables = tables
@@ -152,7 +155,7 @@ class _Reader:
         self.groups = groups
         self.row_fisher = row_fisher
         self.has_moments = has_moments
-        self.has_fisher = tables.row_fisher is not tables.row_moment
+        self.has_fisher = has_fisher
         self.macs = macs
         self._counts: dict[tuple[object, ...], NDArray[np.int64]] = {}
         self._errors: dict[Scheme, tuple[float, float, float | None, float, float]] = {}

@@ -10,7 +10,8 @@ count as the mean of a Gaussian whose variance is the squared norm of the output
 half the relative squared error.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -27,8 +28,8 @@ Head = Literal["classes", "tokens", "features"]
 aten = torch.ops.aten
 PRODUCTS = (aten.linear.default, aten.conv2d.default, aten.matmul.default)
 DEFAULT_ACT_BITS = (2, 3, 4, 5, 6, 8)
-# Where an activation is larger, its quantization loss is estimated from a random sample of this many values.
-POSITIONS = 1 << 17
+# Samples of one forward at which the exact and the steady estimate of an activation loss weigh the same.
+STEADY = 4.0
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def measure_sensitivity(
     predictions = 0
     chosen = head
     for inputs in batches:
-        with torch.enable_grad():
+        with torch.enable_grad(), _frozen(module):
             output = _Recorder(module, sums, tuple(act_bits)).run(*inputs)
             logits = _first_tensor(output)
             chosen = chosen or guess_head(module, logits, inputs)
@@ -134,6 +135,19 @@ def measure_sensitivity(
         raise QuantError("sensitivity: no inputs given; pass at least one batch")
     layers = {name: _finish(total, predictions) for name, total in sums.items()}
     return Sensitivity(layers, chosen, predictions, seed, synthetic)
+
+
+@contextmanager
+def _frozen(module: fx.GraphModule) -> Iterator[None]:
+    """No parameter of the module collects a gradient meanwhile; the probes read theirs from copies."""
+    live = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        for parameter in live:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in live:
+            parameter.requires_grad_(True)
 
 
 def output_probe(logits: Tensor, head: Head, generator: torch.Generator) -> Tensor:
@@ -178,7 +192,6 @@ class _Recorder(fx.Interpreter):
         super().__init__(module)
         self.sums = sums
         self.act_bits = act_bits
-        self.generator = torch.Generator().manual_seed(0)
 
     def run_node(self, n: fx.Node) -> Any:
         if n.op != "call_function" or n.target not in PRODUCTS or "layer" not in n.meta:
@@ -209,16 +222,19 @@ class _Recorder(fx.Interpreter):
         return alias
 
     def _add_noise(self, table: dict[int, float], value: Tensor, grad: Tensor) -> None:
-        """Add half the squared gradient times the squared quantization error, from a sample of positions."""
-        ranges = mse_affine_ranges(value, self.act_bits)
-        value, grad, share = value.flatten(), grad.flatten(), 1.0
-        if value.numel() > POSITIONS:
-            at = torch.randint(value.numel(), (POSITIONS,), generator=self.generator)
-            share = value.numel() / POSITIONS
-            value, grad = value[at], grad[at]
-        for bits, interval in zip(self.act_bits, ranges, strict=True):
+        """Add half the squared effect of the quantization error d of one operand, width by width.
+
+        Activation errors are not independent: a clipped outlier channel errs alike at every position. The
+        squared sum (g . d)^2 of each sample counts that exactly but is one noisy number; the sum of squares
+        is steady but misses it. They are weighted by how many samples there are to average.
+        """
+        samples = value.shape[0] if value.dim() > 1 else 1
+        trust = samples / (samples + STEADY)
+        for bits, interval in zip(self.act_bits, mse_affine_ranges(value, self.act_bits), strict=True):
             noise = interval.error(value).mul_(grad)
-            table[bits] = table.get(bits, 0.0) + 0.5 * share * float(noise @ noise)
+            steady = float(torch.linalg.vector_norm(noise) ** 2)
+            exact = float(torch.linalg.vector_norm(noise.reshape(samples, -1).sum(1)) ** 2)
+            table[bits] = table.get(bits, 0.0) + 0.5 * ((1 - trust) * steady + trust * exact)
 
 
 def _leaf(value: Tensor, record: Callable[[Tensor], None]) -> Tensor:

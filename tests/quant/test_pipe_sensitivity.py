@@ -1,0 +1,169 @@
+"""Sensitivities against the Fisher information computed by hand; data-free moments against sampling."""
+
+import pytest
+import torch
+from torch import nn
+
+from quant.errors import QuantError
+from quant.moments import data_free_moments, norm_range, normal_moments, through
+from quant.sensitivity import measure_sensitivity, output_probe
+
+aten = torch.ops.aten
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(6)
+        self.first = nn.Linear(6, 8)
+        self.second = nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.second(torch.relu(self.first(self.norm(x))))
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(11, 6)
+        self.qk = nn.Linear(6, 12)
+        self.head = nn.Linear(6, 11, bias=False)
+
+    def forward(self, ids):
+        x = self.embed(ids)
+        q, k = self.qk(x).chunk(2, -1)
+        return self.head(torch.matmul(torch.softmax(torch.matmul(q, k.transpose(-1, -2)), -1), x))
+
+
+def export(module, *inputs):
+    graph = torch.export.export(module.eval(), inputs).module()
+    for number, node in enumerate(n for n in graph.graph.nodes if n.op == "call_function"):
+        if node.target in (aten.linear.default, aten.matmul.default, aten.conv2d.default):
+            weight = node.args[1]
+            node.meta["layer"] = (
+                str(weight.target).removesuffix(".weight") if weight.op == "get_attr" else f"mm{number}"
+            )
+    for node in list(graph.graph.nodes):
+        if node.op == "call_module":
+            graph.graph.erase_node(node)
+    graph.recompile()
+    return graph
+
+
+@pytest.fixture(scope="module")
+def small():
+    torch.manual_seed(0)
+    return Small(), torch.randn(1, 6)
+
+
+def exact_fisher(module, x, parameter):
+    """sum_y p(y) (d log p(y) / d W)^2, class by class."""
+    logits = module(x)
+    log_p = logits.log_softmax(-1)[0]
+    total = torch.zeros_like(parameter)
+    for y in range(len(log_p)):
+        (gradient,) = torch.autograd.grad(log_p[y], parameter, retain_graph=True)
+        total += log_p[y].exp() * gradient.square()
+    return total.detach()
+
+
+@pytest.mark.parametrize("name", ["first", "second"])
+def test_squared_gradients_are_the_fisher_information(small, name):
+    module, x = small
+    graph = export(module, x)
+    found = measure_sensitivity(graph, [(x,)] * 40, draws=50, act_bits=(8,))
+    wanted = exact_fisher(module, x, getattr(module, name).weight)
+    got = torch.from_numpy(found.layers[name].squared_gradient)
+    assert float((got - wanted).norm() / wanted.norm()) < 0.1
+    assert found.head == "classes"
+    assert found.layers[name].row_gradient == pytest.approx(got.sum(1).numpy(), rel=1e-5)
+
+
+def test_predicted_divergence_is_the_measured_one_for_small_noise(small):
+    module, _ = small
+    torch.manual_seed(1)
+    inputs = torch.randn(64, 6)
+    graph = export(module, inputs)
+    found = measure_sensitivity(graph, [(inputs,)], draws=200, act_bits=(8,))
+    reference = module(inputs).log_softmax(-1)
+    measured = []
+    with torch.no_grad():
+        weight = module.first.weight.clone()
+        for _ in range(300):
+            module.first.weight.copy_(weight + 0.01 * torch.randn_like(weight))
+            noisy = module(inputs).log_softmax(-1)
+            measured.append(float((reference.exp() * (reference - noisy)).sum(-1).mean()))
+        module.first.weight.copy_(weight)
+    predicted = 0.5 * 1e-4 * float(found.layers["first"].squared_gradient.sum())
+    assert predicted == pytest.approx(sum(measured) / len(measured), rel=0.15)
+
+
+def test_probe_has_the_covariance_of_the_softmax():
+    logits = torch.tensor([[0.3, -1.0, 2.0]])
+    generator = torch.Generator().manual_seed(0)
+    probes = torch.cat([output_probe(logits, "classes", generator) for _ in range(20000)])
+    p = logits.softmax(-1)[0]
+    assert torch.allclose(probes.T @ probes / len(probes), p.diag() - p[:, None] * p, atol=0.01)
+
+
+def test_feature_probe_predicts_the_relative_error():
+    generator = torch.Generator().manual_seed(0)
+    output, error = torch.randn(1, 12), 0.1 * torch.randn(1, 12)
+    probes = torch.cat([output_probe(output, "features", generator) for _ in range(5000)])
+    assert 0.5 * float((probes @ error.T).square().mean()) == pytest.approx(
+        0.5 * float(error.square().sum() / output.square().sum()), rel=0.1
+    )
+
+
+def test_tokens_are_recognised_and_both_operands_of_a_product_counted():
+    torch.manual_seed(0)
+    ids = torch.randint(0, 11, (2, 7))
+    graph = export(Attention(), ids)
+    before = {name: p.requires_grad for name, p in graph.named_parameters()}
+    found = measure_sensitivity(graph, [(ids,)], act_bits=(4, 8))
+    assert found.head == "tokens"
+    assert found.predictions == 14
+    products = [layer for layer in found.layers.values() if layer.squared_gradient is None]
+    assert len(products) == 2
+    for layer in found.layers.values():
+        assert len(layer.act_loss) == (2 if layer.squared_gradient is None else 1)
+        assert 0 < layer.activation_loss(8) < layer.activation_loss(4)
+        assert layer.activation_loss(None) == 0
+        assert layer.activation_loss(9) == pytest.approx(layer.activation_loss(8) / 4)
+    assert all(p.grad is None for p in graph.parameters())
+    assert before == {name: p.requires_grad for name, p in graph.named_parameters()}
+
+
+def test_same_seed_same_numbers(small):
+    module, x = small
+    graph = export(module, x)
+    first, second = (measure_sensitivity(graph, [(x,)], seed=3) for _ in range(2))
+    assert (first.layers["first"].squared_gradient == second.layers["first"].squared_gradient).all()
+    with pytest.raises(QuantError, match="at least one batch"):
+        measure_sensitivity(graph, [])
+
+
+@pytest.mark.parametrize("function", [torch.relu, torch.nn.functional.gelu, torch.sigmoid])
+def test_moments_through_activations_match_sampling(function):
+    mean, deviation = torch.tensor([-1.0, 0.0, 2.0]), torch.tensor([0.5, 1.0, 2.0])
+    sample = mean + deviation * torch.randn(200000, 3, generator=torch.Generator().manual_seed(0))
+    found = through(normal_moments(mean, deviation), function)
+    assert torch.allclose(found.mean, function(sample).double().mean(0), atol=0.02)
+    assert torch.allclose(found.second, function(sample).double().square().mean(0), rtol=0.03, atol=0.01)
+
+
+def test_data_free_moments_follow_the_norm(small):
+    module, x = small
+    with torch.no_grad():
+        module.norm.weight.copy_(torch.linspace(0.5, 3, 6))
+        module.norm.bias.copy_(torch.linspace(-1, 1, 6))
+    found = data_free_moments(export(module, x))
+    assert set(found) == {"first"}
+    seen = module.norm(torch.randn(5000, 6))
+    assert torch.allclose(found["first"].second, seen.double().square().mean(0), rtol=0.1)
+
+
+def test_norm_range_holds_zero_and_is_clipped_by_relu():
+    beta, gamma = torch.tensor([1.0, -2.0]), torch.tensor([0.5, -1.0])
+    assert norm_range(beta, gamma, rectify=False) == (-8.0, 4.0)
+    assert norm_range(beta, gamma, rectify=True) == (0.0, 4.0)
