@@ -10,7 +10,7 @@ from quant.errors import QuantError
 from quant.methods.interpret import GraphRunner
 from quant.model_pass import find_products
 from quant.pipeline import apply_recipe, run_recipe, uniform_assignment
-from quant.recipe import Recipe
+from quant.recipe import Recipe, recipe_of_schemes
 from quant.scheme import Scheme
 from tests.quant.methods.toy_networks import batches, loaded
 
@@ -114,3 +114,12 @@ def test_no_holdout_keeps_everything_and_one_batch_needs_it():
     with torch.no_grad():
         exact = GraphRunner(loaded("pre_norm")).logits(data[0])
         assert float((model.integer()(*data[0])[0] - exact).abs().max()) < 0.5 * float(exact.abs().max())
+
+
+def test_schemes_name_their_recipe():
+    assignment = {
+        "a": Scheme.parse("w4a8+bc"),
+        "b": Scheme.parse("w4a8+repquant+bc"),
+        "c": Scheme.parse("fp"),
+    }
+    assert str(recipe_of_schemes([scheme.recipe for scheme in assignment.values()])) == "repquant+bc"
