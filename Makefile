@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: help plan test lint types docs clean
+.PHONY: help plan test lint types system-packages clean
 
 help:            ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,8 +15,8 @@ help:            ## list what can be made
 plan: $(VENV)/.installed   ## plan MODEL on TARGET; results in out/
 	$(BIN)/hwsim plan --target $(TARGET) --model $(MODEL) --output-dir out/$(MODEL)-$(basename $(notdir $(TARGET))) --overwrite
 
-test: lint types   ## lint, types and all tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal tests
+test: lint types system-packages   ## lint, types and all tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests
 
 lint: $(VENV)/.installed-dev   ## ruff
 	$(BIN)/ruff check .
@@ -24,6 +24,19 @@ lint: $(VENV)/.installed-dev   ## ruff
 
 types: $(VENV)/.installed-dev   ## basedpyright, strict
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+# A browser, cross compilers and emulators for the tests that use them; where they cannot be installed
+# (no Debian, not root) those tests skip and say so.
+system-packages:
+	@for tool in chromium:chromium aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu \
+	  riscv64-linux-gnu-gcc:gcc-riscv64-linux-gnu arm-none-eabi-gcc:gcc-arm-none-eabi \
+	  qemu-aarch64:qemu-user qemu-system-arm:qemu-system-arm; do \
+	  command -v $${tool%%:*} >/dev/null || missing="$$missing $${tool##*:}"; done; \
+	if [ -n "$$missing" ] && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  echo "installing for the tests:$$missing"; \
+	  (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing) >/dev/null 2>&1 || \
+	  echo "not installed:$$missing (tests that need them skip)"; \
+	elif [ -n "$$missing" ]; then echo "absent, tests that need them skip:$$missing"; fi
 
 clean:           ## remove the virtual environment and results
 	rm -rf $(VENV) out
