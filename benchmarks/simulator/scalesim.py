@@ -230,7 +230,8 @@ def run_scalesim(python: Path, height: int, width: int, dataflow: str) -> tuple[
         detail = read_report(folder / "live" / "DETAILED_ACCESS_REPORT.csv")
     names = {
         "total_cycles": "Total Cycles", "overall_util_pct": "Overall Util %", "mapping_eff_pct": "Mapping Efficiency %",
-        "compute_util_pct": "Compute Util %", "sram_ifmap_reads": "SRAM IFMAP Reads", "sram_filter_reads": "SRAM Filter Reads",
+        "compute_util_pct": "Compute Util %", "sram_ifmap_reads": "SRAM IFMAP Reads",
+        "sram_filter_reads": "SRAM Filter Reads",
         "sram_ofmap_writes": "SRAM OFMAP Writes", "dram_ifmap_reads": "DRAM IFMAP Reads",
         "dram_filter_reads": "DRAM Filter Reads", "dram_ofmap_writes": "DRAM OFMAP Writes",
     }  # fmt: skip

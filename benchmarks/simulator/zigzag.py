@@ -31,7 +31,7 @@ CLOSE = 0.10
 
 
 def tpu_like() -> Machine:
-    """The numbers of ZigZag's ``inputs/hardware/tpu_like.yaml``."""
+    """The accelerator with the numbers of the file inputs/hardware/tpu_like.yaml."""
     engine = Engine(
         "array",
         "bit_composable",

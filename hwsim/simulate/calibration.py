@@ -2,13 +2,13 @@
 
 A network's latency is modelled as
 
-    T = start + launch · operators + Σ_layers max(compute factor · compute, memory factor · memory)
+    T = speed · (start + launch · operators + Σ_layers max(compute factor · compute, memory factor · memory))
 
-with compute and memory times of each layer from cost mode. The six parameters (start, launch, and factors on
-compute, memory, float compute and 16-bit compute) are log-normal around the descriptor's values; measured points
-update them (maximum a posteriori, Gauss-Newton), and what they leave open widens the interval (Laplace). With no
-point this is the zero-shot prediction; five points suffice for most devices. The per-device software stack enters
-through ``software.efficiency`` of the descriptor, which the compute factor corrects.
+with compute and memory times of each layer from cost mode. The eight parameters (speed, start, launch, and factors
+on compute, memory, float compute, 16-bit compute and vector work) are log-normal around the descriptor's values;
+measured points update them (maximum a posteriori, Gauss-Newton), and what they leave open widens the interval
+(Laplace). With no point this is the zero-shot prediction. The software stack enters through the descriptor's
+``software.efficiency``, which the compute factor corrects. How well it does: ``reports/simulator/silicon.md``.
 """
 
 import math
@@ -29,10 +29,13 @@ if TYPE_CHECKING:
     from hwsim.model.graph import Layer
     from hwsim.target.schema import Target
 
-PARAMETERS = ("start", "launch", "compute", "memory", "float", "wide")
+PARAMETERS = ("start", "launch", "compute", "memory", "float", "wide", "vector", "speed")
 # Standard deviations of the logarithms before any measurement: descriptors know peaks better than overheads.
-PRIOR_SPREAD = np.array([0.8, 0.8, 0.45, 0.45, 0.35, 0.35])
-MODEL_SPREAD = 0.09  # what the form of the model misses on a calibrated device
+PRIOR_SPREAD = np.array([0.5, 0.5, 0.3, 0.3, 0.3, 0.3, 0.3, 0.35])
+RELATIVE_SPEED = 1.5  # for a relative of the described device
+MODEL_SPREAD = 0.35  # what the form of the model misses before a device has shown how well it fits
+SPREAD_POINTS = 6  # how many measurements that guess is worth
+FIT_SPREAD = 0.1  # how closely the fit follows the points
 NORMAL_90 = 1.6449
 STEPS = 60
 FLOOR = 1e-9
@@ -40,7 +43,10 @@ FLOOR = 1e-9
 
 @dataclass(frozen=True)
 class Workload:
-    """One network in one scheme on one device: seconds of compute and memory of each layer, and launches."""
+    """One network in one scheme on one device: seconds of compute and memory of each layer, and launches.
+
+    ``vector`` marks the layers that are no products.
+    """
 
     name: str
     compute: NDArray[np.float64]
@@ -48,6 +54,7 @@ class Workload:
     launches: int
     is_float: bool
     is_wide: bool
+    vector: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -66,11 +73,12 @@ class Calibration:
     logs: NDArray[np.float64]
     covariance: NDArray[np.float64]
     points: int
+    spread: float = MODEL_SPREAD
 
     def predict(self, workload: Workload) -> Prediction:
         """Latency of a workload on the calibrated device."""
         gradient = _gradient(self.logs, workload)
-        spread = math.sqrt(MODEL_SPREAD**2 + float(gradient @ self.covariance @ gradient))
+        spread = math.sqrt(self.spread**2 + float(gradient @ self.covariance @ gradient))
         seconds = math.exp(_log_latency(self.logs, workload))
         factor = math.exp(NORMAL_90 * spread)
         return Prediction(seconds, seconds / factor, seconds * factor)
@@ -104,31 +112,53 @@ def workload_of(
     seconds = 1 / machine.clock_hz
     wide = scheme.act_bits is not None and scheme.act_bits > 8
     return Workload(
-        name, np.array(compute) * seconds, np.array(memory) * seconds, launches, scheme.is_float, wide
+        name,
+        np.array(compute) * seconds,
+        np.array(memory) * seconds,
+        launches,
+        scheme.is_float,
+        wide,
+        np.arange(len(compute)) >= len(products),
     )
 
 
-def prior(target: "Target | Machine") -> Calibration:
-    """What the descriptor alone says."""
+def prior(target: "Target | Machine", relative: bool = False) -> Calibration:
+    """What the descriptor alone says; a ``relative`` of the described device may have another speed altogether."""
     machine = machine_of(target)
     start = max(FLOOR, machine.invocation_cycles / machine.clock_hz)
     launch = max(FLOOR, machine.launch_cycles / machine.clock_hz)
-    logs = np.array([math.log(start), math.log(launch), 0.0, 0.0, 0.0, 0.0])
-    return Calibration(logs, np.diag(PRIOR_SPREAD**2), 0)
+    logs = np.array([math.log(start), math.log(launch), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    spread = PRIOR_SPREAD.copy()
+    if relative:
+        spread[-1] = RELATIVE_SPEED
+    return Calibration(logs, np.diag(spread**2), 0)
 
 
-def calibrate(target: "Target | Machine", measured: Sequence[tuple[Workload, float]]) -> Calibration:
+def calibrate(
+    target: "Target | Machine", measured: Sequence[tuple[Workload, float]], relative: bool = False
+) -> Calibration:
     """Update the prior with measured latencies (seconds)."""
-    before = prior(target)
+    before = prior(target, relative)
     if not measured:
         return before
+    workloads = [workload for workload, _ in measured]
+    wanted = np.array([math.log(seconds) for _, seconds in measured])
+    found = _fit(before, workloads, wanted, FIT_SPREAD)
+    misses = wanted - _log_latencies(found.logs, workloads)
+    seen = SPREAD_POINTS * MODEL_SPREAD**2 + float(misses @ misses)
+    spread = math.sqrt(seen / (SPREAD_POINTS + len(measured)))
+    return Calibration(found.logs, found.covariance, len(measured), spread)
+
+
+def _fit(
+    before: Calibration, workloads: Sequence[Workload], wanted: NDArray[np.float64], spread: float
+) -> Calibration:
+    """Maximum a posteriori by damped Gauss-Newton."""
     precision = np.linalg.inv(before.covariance)
     logs = before.logs.copy()
-    wanted = np.array([math.log(seconds) for _, seconds in measured])
-    workloads = [workload for workload, _ in measured]
 
     def objective(at: NDArray[np.float64]) -> float:
-        misses = (wanted - _log_latencies(at, workloads)) / MODEL_SPREAD
+        misses = (wanted - _log_latencies(at, workloads)) / spread
         away = at - before.logs
         return float(misses @ misses + away @ precision @ away)
 
@@ -136,10 +166,8 @@ def calibrate(target: "Target | Machine", measured: Sequence[tuple[Workload, flo
     for _ in range(STEPS):
         jacobian = np.array([_gradient(logs, workload) for workload in workloads])
         misses = wanted - _log_latencies(logs, workloads)
-        hessian = jacobian.T @ jacobian / MODEL_SPREAD**2 + precision
-        step = np.linalg.solve(
-            hessian, jacobian.T @ misses / MODEL_SPREAD**2 - precision @ (logs - before.logs)
-        )
+        hessian = jacobian.T @ jacobian / spread**2 + precision
+        step = np.linalg.solve(hessian, jacobian.T @ misses / spread**2 - precision @ (logs - before.logs))
         scale = 1.0
         while scale > 1e-4 and objective(logs + scale * step) > best:
             scale /= 2
@@ -151,8 +179,8 @@ def calibrate(target: "Target | Machine", measured: Sequence[tuple[Workload, flo
             break
         best = improved
     jacobian = np.array([_gradient(logs, workload) for workload in workloads])
-    covariance = np.linalg.inv(jacobian.T @ jacobian / MODEL_SPREAD**2 + precision)
-    return Calibration(logs, covariance, len(measured))
+    covariance = np.linalg.inv(jacobian.T @ jacobian / spread**2 + precision).astype(np.float64)
+    return Calibration(logs, covariance, len(workloads), spread)
 
 
 def _log_latencies(logs: NDArray[np.float64], workloads: Sequence[Workload]) -> NDArray[np.float64]:
@@ -160,23 +188,38 @@ def _log_latencies(logs: NDArray[np.float64], workloads: Sequence[Workload]) -> 
 
 
 def _log_latency(logs: NDArray[np.float64], workload: Workload) -> float:
-    start, launch, compute, memory, in_float, wide = np.exp(logs)
-    factor = compute * (in_float if workload.is_float else 1.0) * (wide if workload.is_wide else 1.0)
-    running = np.maximum(workload.compute * factor, workload.memory * memory).sum()
-    return math.log(start + launch * workload.launches + float(running))
+    start, launch, *_ = np.exp(logs)
+    computing, moving = _layer_times(logs, workload)
+    return float(logs[-1]) + math.log(
+        start + launch * workload.launches + float(np.maximum(computing, moving).sum())
+    )
+
+
+def _layer_times(
+    logs: NDArray[np.float64], workload: Workload
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute and memory seconds of each layer with the factors applied."""
+    _, _, compute, memory, in_float, wide, vector, _ = np.exp(logs)
+    product = compute * (in_float if workload.is_float else 1.0) * (wide if workload.is_wide else 1.0)
+    return workload.compute * np.where(workload.vector, vector, product), workload.memory * memory
 
 
 def _gradient(logs: NDArray[np.float64], workload: Workload) -> NDArray[np.float64]:
     """Derivative of the logarithm of the latency by each logarithm."""
-    start, launch, compute, memory, in_float, wide = np.exp(logs)
-    factor = compute * (in_float if workload.is_float else 1.0) * (wide if workload.is_wide else 1.0)
-    computing, moving = workload.compute * factor, workload.memory * memory
+    start, launch, *_ = np.exp(logs)
+    computing, moving = _layer_times(logs, workload)
     total = start + launch * workload.launches + float(np.maximum(computing, moving).sum())
-    bound = float(computing[computing >= moving].sum())
-    return (
-        np.array(
-            [start, launch * workload.launches, bound, float(moving[computing < moving].sum()),
-             bound * workload.is_float, bound * workload.is_wide]
-        )
-        / total
-    )  # fmt: skip
+    bound = computing >= moving
+    products = float(computing[bound & ~workload.vector].sum())
+    vectors = float(computing[bound & workload.vector].sum())
+    parts = [
+        start,
+        launch * workload.launches,
+        products,
+        float(moving[~bound].sum()),
+        products * workload.is_float,
+        products * workload.is_wide,
+        vectors,
+        total,
+    ]
+    return np.array(parts) / total

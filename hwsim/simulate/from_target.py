@@ -1,5 +1,6 @@
 """From a target descriptor to the kernels' tables of numbers, with the field each number came from."""
 
+from dataclasses import replace
 from functools import lru_cache
 
 from hwsim.simulate.machine import Engine, EngineKind, Level, Machine
@@ -87,24 +88,39 @@ def _engine(target: Target, index: int, engine: AnyEngine) -> Engine:
 
 
 def _float_engine(target: Target) -> list[Engine]:
-    """The float path as one more engine, serving only float layers."""
+    """The float path as one more engine, serving only float layers.
+
+    Where depthwise convolutions have an engine of their own, floats run there too, in lanes as wide as they are.
+    """
     path = target.float_path
     if path is None:
         return []
     width = (path.bits, path.bits)
-    return [
-        Engine(
-            name="float",
-            kind="simd",
-            serves=frozenset(path.serves),
-            rates={width: path.macs_per_cycle},
-            tile=(1, max(1, min(16, int(path.macs_per_cycle))), 1),
-            efficiency=path.efficiency,
-            mac_pj={width: target.float_mac_pj},
-            is_float=True,
-            origin="float_fallback",
-        )
-    ]
+    lanes = next((engine for engine in target.engines if engine.serves == ("depthwise",)), None)
+    apart = lanes is not None and (8, 8) in lanes.rates() and "depthwise" in path.serves
+    plain = Engine(
+        name="float",
+        kind="simd",
+        serves=frozenset(path.serves) - ({"depthwise"} if apart else set[str]()),
+        rates={width: path.macs_per_cycle},
+        tile=(1, max(1, min(16, int(path.macs_per_cycle))), 1),
+        efficiency=path.efficiency,
+        mac_pj={width: target.float_mac_pj},
+        is_float=True,
+        origin="float_fallback",
+    )
+    if not apart or lanes is None:
+        return [plain]
+    rate = min(path.macs_per_cycle, lanes.rates()[8, 8] * 8 / path.bits)
+    tile = (lanes.dimensions.m, lanes.dimensions.n, lanes.dimensions.k)
+    own = replace(
+        plain,
+        serves=frozenset({"depthwise"}),
+        rates={width: rate},
+        tile=tile,
+        efficiency=target.engine_efficiency(lanes),
+    )
+    return [plain, own]
 
 
 def _levels(target: Target) -> tuple[tuple[Level, ...], tuple[float, float]]:

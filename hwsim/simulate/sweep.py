@@ -1,7 +1,7 @@
 """What-if: change the clock, the units or the main memory's bandwidth and replay."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -75,7 +75,7 @@ def changed_target(target: "Target", changes: dict[str, float]) -> "Target":
 
 
 def sweep(
-    target: "Target", axes: dict[str, Sequence[float]], simulate: "Callable[[Target], Simulation]"
+    target: "Target", axes: Mapping[str, Sequence[float]], simulate: "Callable[[Target], Simulation]"
 ) -> list[SweepPoint]:
     """All combinations, the last parameter fastest."""
     points: list[SweepPoint] = []

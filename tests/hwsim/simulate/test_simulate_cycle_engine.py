@@ -72,7 +72,7 @@ def one_job(compute, moved, tiles, rate):
 
 @pytest.mark.parametrize("tiles", [1, 2, 5, 50])
 def test_one_stream_equals_the_closed_form_of_a_pipeline(tiles):
-    """Load-bound: all loads and stores back to back around the last compute; compute-bound: first load + compute + last store."""
+    """Load-bound: all loads, then the last compute. Compute-bound: first load, compute, last store."""
     for compute, moved in ((1e5, (100.0, 50.0, 0.0)), (1.0, (1e6, 5e5, 0.0)), (1e5, (0.0, 100.0, 40.0))):
         jobs, first, left, sync, levels = one_job(compute, moved, tiles, 10.0)
         cycles = run_jobs(

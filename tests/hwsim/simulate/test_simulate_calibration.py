@@ -1,0 +1,76 @@
+"""Calibration: gradients by finite differences, recovery of a synthetic device, honest intervals."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hwsim.simulate.calibration import (
+    PARAMETERS,
+    Workload,
+    _gradient,
+    _log_latency,
+    calibrate,
+    prior,
+    workload_of,
+)
+from quant.scheme import Scheme
+from tests.hwsim.simulate.fake_graph import cpu, network
+
+
+def workloads(machine):
+    models = ["resnet18", "resnet50", "mobilenetv2", "vit_b16"]
+    return [workload_of(network(model), Scheme.parse("w8a8"), machine, model) for model in models]
+
+
+def test_gradient_equals_finite_differences():
+    machine = cpu()
+    load = replace(workloads(machine)[0], is_wide=True)
+    logs = prior(machine).logs + 0.1
+    exact = _gradient(logs, load)
+    for index in range(len(PARAMETERS)):
+        step = np.zeros(len(PARAMETERS))
+        step[index] = 1e-6
+        numeric = (_log_latency(logs + step, load) - _log_latency(logs - step, load)) / 2e-6
+        assert exact[index] == pytest.approx(numeric, abs=1e-5)
+
+
+def test_three_points_find_a_device_twice_as_slow():
+    machine = cpu()
+    *known, unseen = workloads(machine)
+    truth = prior(machine).logs + np.array([0, 0, 0.2, 0, 0, 0, 0, math.log(2)])
+    points = [(load, math.exp(_log_latency(truth, load))) for load in known]
+    wanted = math.exp(_log_latency(truth, unseen))
+    before, after = prior(machine).predict(unseen), calibrate(machine, points, relative=True).predict(unseen)
+    assert abs(after.seconds / wanted - 1) < 0.05 < abs(before.seconds / wanted - 1)
+    assert after.high / after.low < before.high / before.low
+    assert before.low < wanted < before.high
+
+
+def test_intervals_cover_devices_drawn_from_the_prior():
+    """Devices and misfits as the model assumes them: nine of ten lie inside the zero-shot interval."""
+    machine, rng = cpu(), np.random.default_rng(3)
+    before = prior(machine)
+    load = workloads(machine)[1]
+    inside = 0
+    for _ in range(400):
+        logs = rng.multivariate_normal(before.logs, before.covariance)
+        seconds = math.exp(_log_latency(logs, load) + rng.normal(0, before.spread))
+        prediction = before.predict(load)
+        inside += prediction.low <= seconds <= prediction.high
+    assert 0.85 <= inside / 400 <= 0.95
+
+
+def test_no_points_is_the_descriptor_alone():
+    machine = cpu()
+    assert calibrate(machine, []).predict(workloads(machine)[0]) == prior(machine).predict(
+        workloads(machine)[0]
+    )
+
+
+def test_a_workload_counts_launches_and_marks_vector_work():
+    load = workload_of(network("resnet18"), Scheme.parse("w8a8"), cpu())
+    assert isinstance(load, Workload)
+    assert load.launches == 21
+    assert not load.vector.any()
