@@ -19,7 +19,10 @@ What the passes that follow may rely on in ``LoadedModel.module``, a plain ``tor
 * The module is called with ``example_inputs`` by position and returns a tuple. Shapes are fixed.
 """
 
+import contextlib
 import logging
+import os
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,7 +142,8 @@ def _load_program(source: ModelSource, weights: Path | None) -> LoadedModel:
     if not path.is_file():
         raise UserError(f"--model {source.asked}: no such file {path}")
     try:
-        program = torch.export.load(path)
+        with _no_unpickling():
+            program = torch.export.load(path)
     except Exception as error:
         raise UserError(
             f"--model {path}: not a program saved by torch.export.save ({type(error).__name__})"
@@ -149,6 +153,24 @@ def _load_program(source: ModelSource, weights: Path | None) -> LoadedModel:
     info = WeightsInfo("file", path.name, sha256_of_file(path))
     parameters = sum(parameter.numel() for parameter in program.parameters())
     return _finish(source, info, program, inputs, {"kind": "custom"}, parameters)
+
+
+@contextlib.contextmanager
+def _no_unpickling() -> Generator[None]:
+    """Let torch's restricted reader alone open the pickled parts of an archive (inputs, odd weights).
+
+    ``torch.export.load`` falls back to the unrestricted one unless this variable forbids it.
+    """
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _finish(
