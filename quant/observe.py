@@ -88,6 +88,42 @@ def _range(
     return chosen.low, chosen.high
 
 
+def observe_moments(
+    module: fx.GraphModule, names: Iterable[str], batches: Iterable[Sequence[Tensor]]
+) -> dict[str, Tensor]:
+    """Second moment E[x_j^2] of every input channel of the named products, for column-sparse terms.
+
+    Grouped convolutions are left out: a column of their weight meets another channel in every group.
+    """
+    wanted = set(names)
+    channels = {
+        product.inputs[0]: (product, 1 if product.conv is not None else -1)
+        for product in find_products(module)
+        if product.name in wanted and (product.conv is None or product.conv.groups == 1)
+    }
+    sums: dict[fx.Node, Tensor] = {}
+    counts: dict[fx.Node, int] = {}
+
+    class Summer(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            value = super().run_node(n)
+            if n in channels:
+                flat = value.double().movedim(channels[n][1], -1).flatten(0, -2)
+                sums[n] = sums.get(n, 0) + flat.square().sum(0)
+                counts[n] = counts.get(n, 0) + len(flat)
+            return value
+
+    summer = Summer(module)
+    with torch.no_grad():
+        for batch in batches:
+            summer.run(*batch)
+    return {
+        product.name: (sums[product.inputs[0]] / counts[product.inputs[0]]).to(torch.float32)
+        for product in find_products(module)
+        if product.name in wanted and product.inputs[0] in sums
+    }
+
+
 def synthetic_inputs(module: fx.GraphModule, batches: int = 2, seed: int = 0) -> list[tuple[Tensor, ...]]:
     """Seeded inputs of the traced shapes: images with the 1/f spectrum of natural ones, random tokens."""
     generator = torch.Generator().manual_seed(seed)

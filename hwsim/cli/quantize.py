@@ -31,6 +31,10 @@ def quantize(
     dynamic: Annotated[
         bool, typer.Option("--dynamic", help="Activation scales of linear layers per token, at run time.")
     ] = False,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Methods to fit, for example repquant+bc; default: those of the plan or scheme."),
+    ] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="For text: tokenizer.json or its folder.")] = None,
     sequence: Annotated[
         int | None, typer.Option(min=1, help="Tokens per sample of a language model.")
@@ -57,6 +61,7 @@ def quantize(
             samples=samples,
             range_method=range_method,  # pyright: ignore[reportArgumentType]  # checked above
             dynamic=dynamic,
+            recipe=recipe,
             tokenizer=tokenizer,
             sequence=sequence,
             seed=seed,
@@ -83,6 +88,8 @@ def summary(result: QuantizeResult) -> dict[str, Any]:
         "weights_bytes": (result.directory / "weights.safetensors").stat().st_size,
         "range_source": record.range_source,
         "calibration": record.calibration,
+        "recipe": record.recipe,
+        "referee": list(record.referee),
         "quantized_sha256": record.quantized_sha256,
         "remarks": list(record.remarks),
     }

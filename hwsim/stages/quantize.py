@@ -7,7 +7,7 @@ load them again. Same inputs and seed give the same bytes.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -16,13 +16,16 @@ from hwsim.errors import UserError
 from quant.scheme import Scheme
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from hwsim.data.dataset import DataRecord
     from hwsim.model.graph import LayerGraph
     from hwsim.model.load import LoadedModel
     from planner.plan import Plan
-    from quant.activation import ActRanges
     from quant.qmodel import QuantizedModel
 
+IMAGE_BATCH = 8
+SYNTHETIC_SAMPLES = 16
 SOURCE = "source.json"
 SCHEMA = "hwsim-quantized-source"
 RangeMethod = Literal["minmax", "percentile", "mse"]
@@ -41,8 +44,9 @@ class QuantizeRequest:
     samples: int = 64
     range_method: RangeMethod = "mse"
     dynamic: bool = False
+    recipe: str | None = None
     tokenizer: Path | None = None
-    batch: int = 1
+    batch: int | None = None
     sequence: int | None = None
     seed: int = 0
 
@@ -61,6 +65,8 @@ class SourceRecord:
     calibration: dict[str, Any] | None
     quantized_sha256: str
     plan_sha256: str | None = None
+    recipe: str = ""
+    referee: tuple[dict[str, Any], ...] = ()
     remarks: tuple[str, ...] = ()
     schema_version: int = 1
     schema: str = field(default=SCHEMA)
@@ -79,7 +85,8 @@ class SourceRecord:
         if document.get("schema") != SCHEMA or document.get("schema_version") != 1:
             raise UserError(f"{directory / SOURCE}: not a {SCHEMA} document of version 1")
         try:
-            document["remarks"] = tuple(document["remarks"])
+            for name in ("remarks", "referee"):
+                document[name] = tuple(document[name])
             return cls(**document)
         except (KeyError, TypeError) as error:
             raise UserError(f"{directory / SOURCE}: a field is missing or unknown ({error})") from error
@@ -105,17 +112,18 @@ def run_quantize(request: QuantizeRequest) -> QuantizeResult:
     spec = request.model or (plan.model if plan else None)
     if spec is None:
         raise UserError("hwsim quantize: --scheme needs --model")
+    batch = request.batch or (1 if spec.startswith("hf:") else IMAGE_BATCH)
     model = load_model(
-        spec, weights=request.weights, seed=request.seed, batch=request.batch, sequence=request.sequence
+        spec, weights=request.weights, seed=request.seed, batch=batch, sequence=request.sequence
     )
     if plan is None:
         assert request.scheme is not None
         assignment, holds = uniform_assignment(model.graph, Scheme.parse(request.scheme)), None
     else:
         assignment, holds = plan_assignment(plan, model)
-    ranges, calibration = _ranges(request, model, assignment)
-    quantized = _quantize(model, assignment, ranges, request.dynamic)
-    quantized = with_ensemble(quantized, holds)
+    samples = _samples(request, model, batch)
+    made = _quantize(request, model, assignment, samples)
+    quantized = with_ensemble(made.model, holds)
     digest = quantized.save(request.output_dir)
     record = SourceRecord(
         model=model.resolved,
@@ -123,12 +131,14 @@ def run_quantize(request: QuantizeRequest) -> QuantizeResult:
         weights_file=None if request.weights is None else str(request.weights.resolve()),
         sequence=request.sequence,
         seed=request.seed,
-        range_source=ranges.source,
-        range_method=ranges.method,
-        calibration=None if calibration is None else asdict(calibration),
+        range_source=samples.source,
+        range_method=made.range_method,
+        calibration=None if samples.record is None else asdict(samples.record),
         quantized_sha256=digest,
         plan_sha256=None if request.plan is None else _sha256(request.plan),
-        remarks=_remarks(model, ranges),
+        recipe=made.recipe,
+        referee=made.referee,
+        remarks=_remarks(model, samples, made),
     )
     files.write_text(request.output_dir / SOURCE, record.to_json())
     return QuantizeResult(quantized, record, request.output_dir)
@@ -177,38 +187,102 @@ def plan_assignment(
     }
 
 
-def _ranges(
-    request: QuantizeRequest, model: "LoadedModel", assignment: Mapping[str, Scheme]
-) -> "tuple[ActRanges, DataRecord | None]":
-    """Activation ranges from calibration data, or from seeded synthetic inputs where there is none."""
+@dataclass(frozen=True)
+class _Samples:
+    """Inputs that ranges and methods are fitted on, and where they come from."""
+
+    batches: "list[tuple[Tensor, ...]]"
+    source: str
+    record: "DataRecord | None"
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A quantized model and how it was made."""
+
+    model: "QuantizedModel"
+    range_method: str
+    recipe: str = ""
+    referee: tuple[dict[str, Any], ...] = ()
+
+
+def _samples(request: QuantizeRequest, model: "LoadedModel", batch: int) -> _Samples:
+    """Calibration data, or seeded synthetic inputs where there is none."""
     from hwsim.stages.calibration import calibration_data
-    from quant.observe import observe_ranges, synthetic_inputs
+    from quant.observe import synthetic_inputs
 
     if request.calibration_data is None:
-        batches = synthetic_inputs(model.module, max(1, 16 // request.batch), request.seed)
-        return observe_ranges(model.module, assignment, batches, source="synthetic"), None
+        count = max(2, SYNTHETIC_SAMPLES // batch)
+        return _Samples(synthetic_inputs(model.module, count, request.seed), "synthetic", None)
     batches, record = calibration_data(
         request.calibration_data, model, samples=request.samples, tokenizer=request.tokenizer
     )
-    return observe_ranges(model.module, assignment, batches, method=request.range_method), record
+    return _Samples(batches, "calibration", record)
 
 
 def _quantize(
-    model: "LoadedModel", assignment: Mapping[str, Scheme], ranges: "ActRanges", dynamic: bool
-) -> "QuantizedModel":
+    request: QuantizeRequest, model: "LoadedModel", assignment: Mapping[str, Scheme], samples: _Samples
+) -> _Made:
+    """Plain rounding on observed ranges, or the methods of a recipe."""
+    from quant.observe import observe_moments, observe_ranges
     from quant.qmodel import QuantizeOptions, quantize
 
-    options = QuantizeOptions(act_kind="dynamic" if dynamic else "static")
-    return quantize(model.module, assignment, ranges=ranges, options=options)
+    recipe = _recipe(request, assignment)
+    if recipe:
+        return _with_recipe(request, model, assignment, samples, recipe)
+    # Synthetic extremes are a guess already: clipping them further would only add to it.
+    method = request.range_method if samples.record is not None else "minmax"
+    ranges = observe_ranges(model.module, assignment, samples.batches, method=method, source=samples.source)
+    by_column = [name for name, scheme in assignment.items() if scheme.axis == "columns"]
+    moments = observe_moments(model.module, by_column, samples.batches) if by_column else None
+    options = QuantizeOptions(act_kind="dynamic" if request.dynamic else "static")
+    made = quantize(model.module, assignment, ranges=ranges, moments=moments, options=options)
+    return _Made(made, method)
 
 
-def _remarks(model: "LoadedModel", ranges: "ActRanges") -> tuple[str, ...]:
+def _recipe(request: QuantizeRequest, assignment: Mapping[str, Scheme]) -> str:
+    """The recipe asked for, else the one that the schemes of all layers share."""
+    if request.recipe is not None:
+        return request.recipe
+    found = {"+".join(scheme.recipe) for scheme in assignment.values() if not scheme.is_float}
+    named = found - {""}
+    if len(named) > 1:
+        raise UserError(
+            f"recipes {', '.join(sorted(named))}: methods walk the whole network, so all layers take the same; "
+            "choose one with --recipe"
+        )
+    return named.pop() if named else ""
+
+
+def _with_recipe(
+    request: QuantizeRequest,
+    model: "LoadedModel",
+    assignment: Mapping[str, Scheme],
+    samples: _Samples,
+    recipe: str,
+) -> _Made:
+    from quant.pipeline import run_recipe
+    from quant.recipe import Recipe
+
+    if request.dynamic:
+        raise UserError(
+            "--dynamic: the methods of a recipe fit static activation ranges; drop one of the two"
+        )
+    result = run_recipe(model.module, dict(assignment), samples.batches, Recipe.parse(recipe))
+    quantized = replace(result.quantized_model(), range_source=samples.source)
+    return _Made(quantized, "by recipe", recipe, tuple(asdict(verdict) for verdict in result.verdicts))
+
+
+def _remarks(model: "LoadedModel", samples: _Samples, made: _Made) -> tuple[str, ...]:
     """What a reader of the figures has to know."""
     found: list[str] = []
     if model.illustrative:
         found.append("random weights: figures are illustrative")
-    if ranges.source == "synthetic":
+    if samples.source == "synthetic":
         found.append("no calibration data: activation ranges come from synthetic inputs")
+    dropped = [str(verdict["item"]) for verdict in made.referee if not verdict["kept"]]
+    if dropped:
+        found.append(f"dropped by the held-out referee: {', '.join(dropped)}")
     return tuple(found)
 
 

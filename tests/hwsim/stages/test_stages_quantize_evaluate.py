@@ -129,6 +129,52 @@ def test_plan_decides_each_layer(place):
         run_quantize(request(place, "x", scheme=None, plan=path))
 
 
+def test_recipe_is_fitted_and_recorded(place):
+    plain = run_quantize(request(place, "rtn", scheme="w3a8"))
+    fitted = run_quantize(request(place, "bc", scheme="w3a8+bc"))
+    assert fitted.record.recipe == "bc" and fitted.record.referee[0]["item"] == "bc"
+    kl = {}
+    for result in (plain, fitted):
+        found = run_evaluate(EvaluateRequest(str(result.directory), str(place / "test.npz")))
+        kl[result.record.recipe] = found.metrics["kl"]
+    assert kl["bc"] < kl[""]
+    with pytest.raises(UserError, match="all layers take the same"):
+        run_quantize_mixed(place)
+
+
+def run_quantize_mixed(place):
+    from hwsim.stages.quantize import _recipe
+    from quant.scheme import Scheme
+
+    return _recipe(request(place, "x"), {"a": Scheme.parse("w4a8+bc"), "b": Scheme.parse("w4a8+gptq")})
+
+
+def test_column_moments_rank_the_columns(place):
+    """Inputs of very different size: keeping the columns that carry the energy beats the plain norm."""
+    from quant.observe import observe_moments, observe_ranges
+    from quant.qmodel import quantize
+    from quant.scheme import Scheme
+
+    torch.manual_seed(0)
+    size = torch.ones(64)
+    size[:8] = 30.0
+    module = torch.nn.Sequential(torch.nn.Linear(64, 32))
+    x = torch.randn(256, 64) * size
+    graph = torch.export.export(module, (x,)).module()
+    (node,) = [n for n in graph.graph.nodes if n.target is torch.ops.aten.linear.default]
+    node.meta["layer"] = "fc"
+    scheme = {"fc": Scheme.parse("w3a12.o2.c25")}
+    moments = observe_moments(graph, ["fc"], [(x,)])
+    assert torch.allclose(moments["fc"], x.square().mean(0), rtol=1e-4)
+    ranges = observe_ranges(graph, scheme, [(x,)])
+    error = []
+    for given in (moments, None):
+        out = quantize(graph, scheme, ranges=ranges, moments=given).integer()(x)
+        out = out[0] if isinstance(out, tuple) else out
+        error.append(float((out - module(x)).detach().norm()))
+    assert error[0] < 0.7 * error[1]
+
+
 def test_mistakes(place):
     with pytest.raises(UserError, match="either --plan"):
         run_quantize(request(place, "x", scheme=None))
@@ -173,7 +219,7 @@ def test_language_model_keeps_its_perplexity(tmp_path):
     run_quantize(
         QuantizeRequest(
             tmp_path / "q", scheme="w8a8", model=spec, weights=weights, calibration_data=str(stories), samples=2,
-            sequence=512,
+            sequence=128,
         )
     )  # fmt: skip
     found = run_evaluate(EvaluateRequest(str(tmp_path / "q"), str(stories), limit=4))
