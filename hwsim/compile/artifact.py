@@ -23,6 +23,7 @@ import tvm_ffi
 from safetensors.numpy import save
 
 from hwsim.compile.build import build_objects, kernel_name, link
+from hwsim.compile.c_source import c_source
 from hwsim.compile.isa import Isa
 from hwsim.compile.program import Port, Program, plan_memory
 from hwsim.compile.proof import integer_proof
@@ -106,12 +107,12 @@ def write_artifact(
 ) -> dict[str, Any]:
     """Compile and write everything; returns the manifest. ``facts`` (model, weights, ...) go into it as given."""
     directory.mkdir(parents=True, exist_ok=True)
-    objects = build_objects(program.kernels(), isa, progress)
     names: list[str] = []
     if isa.name == "c":
-        write_text(directory / "kernels.c", "\n".join(path.read_text(encoding="utf-8") for path in objects))
+        write_text(directory / "kernels.c", c_source(program.kernels(), isa))
         names.append("kernels.c")
     else:
+        objects = build_objects(program.kernels(), isa, progress)
         with tempfile.TemporaryDirectory(dir=directory) as scratch:
             library = Path(scratch) / "module.so"
             link(objects, isa, library)

@@ -95,16 +95,12 @@ def cache_directory() -> Path:
 def kernel_object(kernel: Kernel, isa: Isa, directory: Path) -> Path:
     """Compiled object of a kernel, from the cache or made now."""
     name = kernel_name(kernel, isa)
-    path = directory / f"{name}.{'c' if isa.name == 'c' else 'o'}"
+    path = directory / f"{name}.o"
     if not path.exists():
         executable = compile_functions({name: kernel.build(name, isa)}, isa.target_dict())
         directory.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{os.getpid()}.{path.name}")
-        if isa.name == "c":
-            temporary.write_text(executable.mod.inspect_source("c"), encoding="utf-8")
-        else:
-            # TVM picks the format by the name's ending.
-            executable.mod.write_to_file(str(temporary), "o")
+        executable.mod.write_to_file(str(temporary), "o")
         os.replace(temporary, path)
     return path
 

@@ -107,12 +107,16 @@ def broadcast(value: Expr, lanes: int) -> Expr:
     return value if lanes == 1 else tirx.Broadcast(value, lanes)
 
 
-def compile_functions(functions: dict[str, PrimFunc], target: dict[str, Any]) -> tvm.runtime.Module:
-    """Compile functions into one runtime module for the described target."""
+def compile_functions(
+    functions: dict[str, PrimFunc], target: dict[str, Any], *, checks: bool = True
+) -> tvm.runtime.Module:
+    """Compile functions into one runtime module for the described target; ``checks`` test every argument."""
     module = tvm.IRModule({tvm.ir.GlobalVar(name): function for name, function in functions.items()})
     # Storage rewriting merges the scratch of two tiles and loses the mark that keeps it in registers: the
     # accumulators would move to the heap, and the code would need the TVM runtime to allocate them.
-    with tvm.transform.PassContext(opt_level=3, config={"tirx.disable_storage_rewrite": True}):
+    with tvm.transform.PassContext(
+        opt_level=3, config={"tirx.disable_storage_rewrite": True, "tirx.disable_assert": not checks}
+    ):
         return tvm.compile(module, target=tvm.target.Target(target))
 
 
