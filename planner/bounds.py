@@ -141,28 +141,6 @@ class Relaxation:
             found.append(own.tolist())
         return found
 
-    def filled(self, chosen: Indices) -> Indices:
-        """A feasible plan after single changes inside a class, each the best that the limits leave room for."""
-        chosen = chosen.copy()
-        room = -self.slope(chosen)
-        layer_of = self.layer_of_class[self.class_of]
-        cost = self.costs[self.quantity]
-        uses = [self.costs[name] for name in self.names]
-        for _ in range(4 * len(chosen)):
-            now = chosen[layer_of]
-            change = cost - cost[now]
-            possible = self.class_of == self.class_of[now]
-            for use, left in zip(uses, room, strict=True):
-                possible &= use - use[now] <= left
-            change = np.where(possible, change, 0.0)
-            pick = int(change.argmin())
-            if change[pick] >= 0:
-                break
-            old = int(chosen[layer_of[pick]])
-            room = room - np.array([use[pick] - use[old] for use in uses])
-            chosen[layer_of[pick]] = pick
-        return chosen
-
 
 class _Messages:
     """Dynamic programming over the forest at one λ: least value of every class with all below it."""

@@ -10,6 +10,7 @@ import numpy as np
 from ortools.linear_solver import pywraplp
 
 from planner.bounds import Bound, Indices, Point, Relaxation
+from planner.improve import improved
 
 _ITERATIONS = 60
 _PULL = 0.5
@@ -52,7 +53,9 @@ def best_bound(relaxation: Relaxation) -> Bound:
     point, messages = relaxation.evaluate(ascent.best.multipliers)
     with_entry = relaxation.by_layer(point.value + messages.extra())
     prices = {limit.name: float(m) for limit, m in zip(relaxation.limits, point.multipliers, strict=True)}
-    plan = None if ascent.plan is None else relaxation.entries_of(relaxation.filled(ascent.plan))
+    plan = None
+    if ascent.plan is not None:
+        plan = relaxation.entries_of(improved(relaxation, ascent.plan, point.multipliers))
     return Bound(point.value, with_entry, prices, plan)
 
 

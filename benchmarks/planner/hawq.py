@@ -61,9 +61,7 @@ def hawq_tables(rows: list[dict[str, str]], model: str) -> Tables:
         Agreement(name=f"input of layer{a}", layers=(f"layer{a}", f"layer{b}"), on=("act_bits",))
         for a, b in SAME_INPUT[model]
     )
-    return Tables(
-        model=model, target="T4", clock_hz=CLOCK_HZ, layers=tuple(layers), agreements=agreements
-    )
+    return Tables(model=model, target="T4", clock_hz=CLOCK_HZ, layers=tuple(layers), agreements=agreements)
 
 
 def limit_between(tables: Tables, quantity: str, share: float) -> Limits:

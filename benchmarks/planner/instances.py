@@ -119,7 +119,12 @@ def _ways(product, bits, act_bits, kept, sensitivity, act_error, rng) -> list[La
 
 
 def make_tables(
-    blocks: int = 12, *, seed: int = 0, boundaries: bool = True, ensembles: bool = True, limit: int | None = None
+    blocks: int = 12,
+    *,
+    seed: int = 0,
+    boundaries: bool = True,
+    ensembles: bool = True,
+    limit: int | None = None,
 ) -> Tables:
     """A vision transformer of ``blocks`` blocks (6 products each), or its first ``limit`` products."""
     rng = random.Random(seed)
@@ -158,7 +163,9 @@ def make_tables(
         boundaries=tuple(links),
         live_sets=tuple(live),
         ensembles=tuple(
-            EnsembleChoice(predictors=p, fixed_cycles=vector * 4, combine_cycles=2_000, activation_copies=p + 1)
+            EnsembleChoice(
+                predictors=p, fixed_cycles=vector * 4, combine_cycles=2_000, activation_copies=p + 1
+            )
             for p in choices
         ),
     )

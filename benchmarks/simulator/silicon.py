@@ -385,7 +385,8 @@ def verdict(scores: dict[str, Score]) -> str:
     return (
         f"Wanted: median ≤ 30 % zero-shot, ≤ 10 % after five points, 90 % within 25 %, intervals covering 85 to 95 %. "
         f"Reached: {100 * statistics.median(zero):.0f} % zero-shot, {100 * statistics.median(held):.0f} % held out, "
-        f"{100 * sum(e <= 0.25 for e in held) / len(held):.0f} % within 25 %, {100 * sum(inside) / len(inside):.0f} % covered. "
+        f"{100 * sum(e <= 0.25 for e in held) / len(held):.0f} % within 25 %, "
+        f"{100 * sum(inside) / len(inside):.0f} % covered. "
         "The largest gaps: Hailo's dataflow compiler (networks that do not fit are cut in contexts, which no "
         "descriptor field describes), GoogLeNet and SqueezeNet on Hexagon (input conversion and small-channel "
         "layers), and stacks of one microcontroller that differ from network to network by more than their clock."
