@@ -9,7 +9,7 @@ from hwsim.units import Dimension, format_quantity, parse_quantity
 
 WIDTH = 760.0
 SHOWN_LAYERS = 100  # rows of the sensitivity map; the rest stays in report.json
-BUSIEST_LAYERS = 40
+BUSIEST_LAYERS = 24
 SHOWN_RESOURCES = 24
 
 

@@ -69,7 +69,8 @@ def engines_line(report: Report) -> str:
     shares: dict[str, int] = {}
     for row in report.layers:
         if row.is_product:
-            name = f"{row.engine}, float" if row.scheme.partition("+")[0] == "fp" else row.engine
+            in_float = row.scheme.partition("+")[0] == "fp" and row.engine != "float"
+            name = f"{row.engine} in float" if in_float else row.engine
             shares[name] = shares.get(name, 0) + row.macs
     words = [f"{name} {percent(macs / total)}" for name, macs in sorted(shares.items(), key=lambda e: -e[1])]
     return "Multiply-accumulates by engine: " + (", ".join(words) or "none") + "."

@@ -1,21 +1,30 @@
-"""The same network in other forms on the same device: float, uniform schemes, PIPE with one order for all."""
+"""The same network in other forms on the same device: float, uniform schemes, PIPE with one order for all.
 
-from collections.abc import Sequence
+The best single scheme is found among all the schemes that the layers' options have in common: closed-form costs
+say which are as fast as the plan, and the one with the smallest error whose replay agrees is the one to beat.
+The anytime curve is the expansion of one pair of widths, stopped after each order.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hwsim.errors import UserError
-from hwsim.report.document import ComparisonRow
+from hwsim.report.document import AnytimePoint, ComparisonRow
 from quant.scheme import Scheme
 
 if TYPE_CHECKING:
     from hwsim.model.graph import Layer, LayerGraph
+    from hwsim.simulate.cost import OptionCost
     from hwsim.simulate.simulation import Simulation
     from hwsim.stages.error_profile import ErrorProfile
     from hwsim.target.schema import Target
+    from planner.plan import Plan
 
 REFERENCE = Scheme(8, 8)
 FLOAT = Scheme(None, None)
+ANYTIME_ORDERS = range(1, 5)
+BEST_TRIES = 4  # replays spent on finding the best single scheme
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,14 @@ def schemes_for(layer: "Layer", form: Form) -> Scheme:
     return Scheme(scheme.weight_bits, scheme.act_bits) if layer.kind == "matmul" else scheme
 
 
+def profiled_forms(target: "Target") -> list[Form]:
+    """The forms whose errors must be in the profile: those compared, and the orders of the anytime curve."""
+    compared = forms(target)
+    base = compared[-1].scheme
+    later = [Scheme(base.weight_bits, base.act_bits, order) for order in ANYTIME_ORDERS]
+    return [*compared, *(Form(f"order {scheme.order}", scheme) for scheme in later)]
+
+
 def uniform_error(products: "Sequence[Layer]", form: Form, profile: "ErrorProfile") -> float:
     """Predicted error of the form: the sum over the layers."""
     return sum(profile.layers[layer.name].error(schemes_for(layer, form)) for layer in products)
@@ -66,6 +83,94 @@ def compare(graph: "LayerGraph", target: "Target", profile: "ErrorProfile") -> l
             continue
         rows.append(row(form.name, str(form.scheme), simulation, error, note=_note(form, target, simulation)))
     return rows
+
+
+def best_uniform(
+    graph: "LayerGraph",
+    target: "Target",
+    profile: "ErrorProfile",
+    costs: "Mapping[str, Sequence[OptionCost]]",
+    plan: "tuple[Plan, Simulation]",
+) -> ComparisonRow:
+    """The single scheme with the smallest error at the plan's latency or less."""
+    from hwsim.simulate.cycle import simulate_scheme
+
+    name, products = "best single scheme", graph.products()
+    chosen, replay = plan
+    candidates = _uniform_candidates(products, profile, costs)
+    work = chosen.totals.cycles - sum(layer.cycles for layer in chosen.layers)  # what no scheme changes
+    fast = [entry for entry in candidates if entry[1] + work <= chosen.totals.cycles * 1.05]
+    for error, _, scheme in sorted(fast, key=lambda entry: (entry[0], entry[1]))[:BEST_TRIES]:
+        simulation = simulate_scheme(graph, scheme, target)
+        if simulation.seconds <= replay.seconds * (1 + 1e-9):
+            note = f"smallest error at this plan's latency or less, among {len(candidates)} single schemes"
+            return row(name, str(scheme), simulation, error, note=note)
+    reason = f"none of {len(candidates)} single schemes is as fast as this plan"
+    return _empty(name, "", reason if candidates else "no scheme is an option of every layer")
+
+
+def _uniform_candidates(
+    products: "Sequence[Layer]", profile: "ErrorProfile", costs: "Mapping[str, Sequence[OptionCost]]"
+) -> list[tuple[float, float, Scheme]]:
+    """Error, closed-form cycles and scheme of each form that every product of the network can take."""
+    fastest = [_fastest(costs[layer.name]) for layer in products]
+    first = next((f for layer, f in zip(products, fastest, strict=True) if layer.kind != "matmul"), {})
+    found: list[tuple[float, float, Scheme]] = []
+    for scheme in first:
+        schemes = [schemes_for(layer, Form("", scheme)) for layer in products]
+        if not all(own in options for own, options in zip(schemes, fastest, strict=True)):
+            continue
+        pairs = zip(products, schemes, strict=True)
+        error = sum(profile.layers[layer.name].error(own) for layer, own in pairs)
+        cycles = sum(options[own] for own, options in zip(schemes, fastest, strict=True))
+        found.append((error, cycles, scheme))
+    return found
+
+
+def _fastest(options: "Sequence[OptionCost]") -> dict[Scheme, float]:
+    fastest: dict[Scheme, float] = {}
+    for option in options:
+        if option.scheme.predictors == 1:
+            fastest[option.scheme] = min(option.cycles, fastest.get(option.scheme, option.cycles))
+    return fastest
+
+
+def anytime(
+    graph: "LayerGraph", target: "Target", profile: "ErrorProfile", plan: "Plan"
+) -> tuple[list[AnytimePoint], str]:
+    """The expansion stopped after each order, and why later orders are missing (empty if none is)."""
+    from hwsim.simulate.cycle import simulate_scheme
+
+    base = _expanded_widths(graph, target, plan)
+    points: list[AnytimePoint] = []
+    for order in ANYTIME_ORDERS:
+        form = Form("", Scheme(base.weight_bits, base.act_bits, order))
+        try:
+            error = uniform_error(graph.products(), form, profile)
+        except KeyError:
+            return points, f"order {order} of {base} is no option of the profile"
+        try:
+            simulation = simulate_scheme(graph, form.scheme, target)
+        except UserError as reason:
+            return points, str(reason)
+        points.append(AnytimePoint(
+            order=order, scheme=str(form.scheme), seconds=simulation.seconds, error=error,
+            weight_bytes=simulation.weight_bytes,
+        ))  # fmt: skip
+    return points, ""
+
+
+def _expanded_widths(graph: "LayerGraph", target: "Target", plan: "Plan") -> Scheme:
+    """The widths that the plan expands most, by multiply-accumulates; PIPE's where it expands none."""
+    macs: dict[tuple[int | None, int | None], int] = {}
+    for layer in plan.layers:
+        if layer.order > 1:
+            key = (layer.weight_bits, layer.act_bits)
+            macs[key] = macs.get(key, 0) + graph.by_name(layer.name).macs
+    if macs:
+        return Scheme(*max(macs, key=lambda key: macs[key]))
+    pipe = forms(target)[-1].scheme
+    return Scheme(pipe.weight_bits, pipe.act_bits)
 
 
 def row(
@@ -93,9 +198,13 @@ def row(
 
 
 def _absent(form: Form, reason: str) -> ComparisonRow:
+    return _empty(form.name, str(form.scheme), f"not runnable on this device: {reason}")
+
+
+def _empty(name: str, scheme: str, reason: str) -> ComparisonRow:
     return ComparisonRow(
-        name=form.name, scheme=str(form.scheme), weight_bytes=None, bops=None, cycles=None, seconds=None,
-        energy_joules=None, error=None, note=f"not runnable on this device: {reason}",
+        name=name, scheme=scheme, weight_bytes=None, bops=None, cycles=None, seconds=None,
+        energy_joules=None, error=None, note=reason,
     )  # fmt: skip
 
 

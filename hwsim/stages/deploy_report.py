@@ -1,12 +1,14 @@
 """Gather plan, simulation and comparison into the one report object."""
 
 import hashlib
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING
 
 from hwsim.report.document import (
+    AnytimePoint,
     Budget,
     ComparisonRow,
     LayerRow,
@@ -14,9 +16,9 @@ from hwsim.report.document import (
     Provenance,
     Report,
     Stage,
-    TimelineEvent,
     Validation,
 )
+from hwsim.stages import deploy_figures
 from hwsim.stages.request import PlanRequest
 from hwsim.units import format_quantity
 
@@ -25,11 +27,11 @@ if TYPE_CHECKING:
     from hwsim.model.load import LoadedModel
     from hwsim.simulate.cost import OptionCost, VectorCost
     from hwsim.simulate.simulation import Simulation
+    from hwsim.stages.error_profile import ErrorProfile
     from hwsim.target.schema import Target
     from planner.plan import Plan, PlanLayer
 
 COST_BOUND = 0.15  # cost mode and cycle mode may differ by this much before the report objects
-TIMELINE_EVENTS = 4000
 NOT_MODELLED = [
     "no chip was probed: cycles follow from the descriptor's numbers, not from a register-level model",
     "caches are described as scratchpads; conflicts, refresh and thermal limits are not simulated",
@@ -62,6 +64,9 @@ class Findings:
     default_limit: str | None
     remarks: list[str]
     plan_text: str
+    profile: "ErrorProfile | None" = None
+    anytime: tuple[AnytimePoint, ...] = ()
+    anytime_missing: str = "not computed"
 
 
 def build_report(found: Findings, seconds: Mapping[str, float]) -> Report:
@@ -94,16 +99,16 @@ def build_report(found: Findings, seconds: Mapping[str, float]) -> Report:
         comparison=found.comparison,
         layers=_layer_rows(found),
         pareto=found.pareto,
-        timeline=[
-            TimelineEvent(
-                resource=f"{target.units.name} {event.unit}",
-                name=event.name,
-                start=event.start,
-                duration=event.end - event.start,
-            )
-            for event in simulation.timeline[:TIMELINE_EVENTS]
-        ],
+        sensitivity=(
+            None
+            if found.profile is None
+            else deploy_figures.sensitivity_map(found.profile, found.costs, plan)
+        ),
+        roofline=deploy_figures.roofline(target, plan),
+        timeline=deploy_figures.timeline(simulation, target),
         validation=validation,
+        anytime=list(found.anytime),
+        memory=deploy_figures.memory_use(simulation),
         energy_by_component={name: pj * 1e-12 for name, pj in simulation.energy_pj.items()},
         peak_memory_bytes=simulation.peak_memory_bytes,
         units=target.unit_count,
@@ -112,6 +117,7 @@ def build_report(found: Findings, seconds: Mapping[str, float]) -> Report:
         provenance=_provenance(found),
         unavailable=_unavailable(found),
         not_modelled=NOT_MODELLED,
+        reproduce=_reproduce(found),
     )
 
 
@@ -188,6 +194,8 @@ def _layer_rows(found: Findings) -> list[LayerRow]:
     vectors = {cost.name: cost for cost in found.vectors}
     chosen = {layer.name: layer for layer in found.plan.layers}
     total = max(1.0, sum(simulated.values()))
+    traffic = deploy_figures.memory_traffic(found.simulation)
+    units = deploy_figures.layer_units(found.simulation, found.target, _priced_units(found))
     rows: list[LayerRow] = []
     for layer in found.model.graph.layers:
         cycles = simulated.get(layer.name)
@@ -198,7 +206,7 @@ def _layer_rows(found: Findings) -> list[LayerRow]:
             rows.append(LayerRow(
                 name=layer.name, kind=layer.kind, scheme=layer.op, engine="vector", way="", macs=0, bops=0,
                 predicted_cycles=cost.cycles, simulated_cycles=cycles, share_of_time=share, error=None,
-                bound=cost.bound,
+                bound=cost.bound, unit=units.get(layer.name, ""), memory_bytes=traffic.get(layer.name),
             ))  # fmt: skip
             continue
         runner = decision.runner_up
@@ -207,9 +215,21 @@ def _layer_rows(found: Findings) -> list[LayerRow]:
             way=decision.way, macs=layer.macs, bops=decision.bops, predicted_cycles=decision.cycles,
             simulated_cycles=cycles, share_of_time=share, error=decision.error, bound=decision.bound,
             runner_up="" if runner is None else runner.scheme, runner_up_cost=_runner_up_cost(decision),
-            faster_than_float=_gain(found.costs[layer.name], decision),
+            faster_than_float=_gain(found.costs[layer.name], decision), unit=units.get(layer.name, ""),
+            memory_bytes=traffic.get(layer.name),
         ))  # fmt: skip
     return rows
+
+
+def _priced_units(found: Findings) -> dict[str, int]:
+    """How many units cost mode gave each layer."""
+    units = {cost.name: cost.units for cost in found.vectors}
+    for layer in found.plan.layers:
+        for option in found.costs[layer.name]:
+            if (str(option.scheme), option.engine, option.way) == (layer.scheme, layer.engine, layer.way):
+                units[layer.name] = option.units
+                break
+    return units
 
 
 def _runner_up_cost(layer: "PlanLayer") -> str:
@@ -266,11 +286,22 @@ def _provenance(found: Findings) -> Provenance:
 
 
 def _unavailable(found: Findings) -> dict[str, str]:
-    missing = {"measured latency": "no artifact was run; see hwsim compile and hwsim bench"}
+    missing = {"measured latency": "no artifact was run; see hwsim compile and hwsim run"}
     if found.model.illustrative:
         missing["top-1 accuracy"] = f"{found.model.weights.kind} weights"
     else:
         missing["top-1 accuracy"] = "not measured while planning; see hwsim evaluate"
     if not found.pareto:
-        missing["Pareto frontier"] = "not asked for; see --pareto"
+        missing["Pareto frontier"] = "not asked for; --pareto 8 proves eight points of it"
+    if found.profile is None:
+        missing["sensitivity map"] = "the plan was made without its error profile"
+    if found.anytime_missing:
+        missing["further orders" if found.anytime else "anytime curve"] = found.anytime_missing
     return missing
+
+
+def _reproduce(found: Findings) -> list[str]:
+    """Commands that make the plan again and render its report again."""
+    directory = shlex.quote(str(found.request.output_dir))
+    made = [found.request.command] if found.request.command else []
+    return [*made, f"hwsim report {directory}"]

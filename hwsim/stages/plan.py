@@ -66,6 +66,9 @@ def make_plan(request: PlanRequest, progress: StageProgress) -> PlanResult:
         plan, simulation, default_limit = solve_inside_latency(run, progress)
     with progress.stage("replaying the plan", 5):
         rows = comparison.compare(model.graph, target, run.profile)
+        names = [layer.name for layer in model.graph.products()]
+        costs = dict(zip(names, run.costs, strict=True))
+        rows.append(comparison.best_uniform(model.graph, target, run.profile, costs, (plan, simulation)))
         own = comparison.row(
             "this plan", _schemes(plan), simulation, plan.totals.error, chosen=True, note=_mixture(plan)
         )
@@ -145,7 +148,7 @@ def _profile(
 ) -> "ErrorProfile":
     from hwsim.stages import error_profile
 
-    compared = comparison.forms(target)
+    compared = comparison.profiled_forms(target)
     everything = [
         list(dict.fromkeys([*schemes, *(comparison.schemes_for(layer, form) for form in compared)]))
         for layer, schemes in zip(model.graph.products(), offered, strict=True)
@@ -220,6 +223,7 @@ def _findings(
     default_limit: str | None,
 ) -> Findings:
     names = [layer.name for layer in run.model.graph.products()]
+    curve, curve_missing = comparison.anytime(run.model.graph, run.target, run.profile, plan)
     return Findings(
         request=run.request,
         model=run.model,
@@ -234,6 +238,9 @@ def _findings(
         default_limit=default_limit,
         remarks=run.remarks,
         plan_text=_json(plan.model_dump(mode="json")),
+        profile=run.profile,
+        anytime=tuple(curve),
+        anytime_missing=curve_missing,
     )
 
 
