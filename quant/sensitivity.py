@@ -10,7 +10,7 @@ count as the mean of a Gaussian whose variance is the squared norm of the output
 half the relative squared error.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -138,7 +138,7 @@ def measure_sensitivity(
 
 
 @contextmanager
-def _frozen(module: fx.GraphModule) -> Iterator[None]:
+def _frozen(module: fx.GraphModule) -> Generator[None]:
     """No parameter of the module collects a gradient meanwhile; the probes read theirs from copies."""
     live = [parameter for parameter in module.parameters() if parameter.requires_grad]
     try:
