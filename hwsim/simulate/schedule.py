@@ -35,7 +35,7 @@ from quant.scheme import Scheme
 if TYPE_CHECKING:
     from hwsim.model.graph import Layer
 
-MAX_TILES = 1024  # longer streams are merged: their middle repeats itself
+MAX_TILES = 256  # longer streams are merged: their middle repeats itself
 MAX_REPRESENTATIVES = 16  # of equal units with equal work; each carries its share of the shared traffic
 
 
