@@ -33,7 +33,7 @@ PARAMETERS = ("start", "launch", "compute", "memory", "float", "wide", "vector",
 # Standard deviations of the logarithms before any measurement: descriptors know peaks better than overheads.
 PRIOR_SPREAD = np.array([0.5, 0.5, 0.3, 0.3, 0.3, 0.3, 0.3, 0.35])
 RELATIVE_SPEED = 1.5  # for a relative of the described device
-MODEL_SPREAD = 0.35  # what the form of the model misses before a device has shown how well it fits
+MODEL_SPREAD = 0.42  # what the form of the model misses before a device has shown how well it fits
 SPREAD_POINTS = 6  # how many measurements that guess is worth
 FIT_SPREAD = 0.1  # how closely the fit follows the points
 NORMAL_90 = 1.6449
