@@ -68,7 +68,7 @@ class LayerRow(_Document):
     runner_up_cost: str = ""
     faster_than_float: float | None = None
     unit: str = Field(default="", description="the parallel units that the layer runs on")
-    memory_bytes: float | None = Field(default=None, description="traffic of the outermost memory")
+    memory_bytes: float | None = Field(default=None, description="bytes moved in the memory of the roofline")
 
     @property
     def is_product(self) -> bool:

@@ -93,46 +93,77 @@ def best_uniform(
     plan: "tuple[Plan, Simulation]",
 ) -> ComparisonRow:
     """The single scheme with the smallest error at the plan's latency or less."""
-    from hwsim.simulate.cycle import simulate_scheme
+    from hwsim.simulate.cycle import LayerAssignment, simulate_plan
 
     name, products = "best single scheme", graph.products()
     chosen, replay = plan
     candidates = _uniform_candidates(products, profile, costs)
     work = chosen.totals.cycles - sum(layer.cycles for layer in chosen.layers)  # what no scheme changes
-    fast = [entry for entry in candidates if entry[1] + work <= chosen.totals.cycles * 1.05]
-    for error, _, scheme in sorted(fast, key=lambda entry: (entry[0], entry[1]))[:BEST_TRIES]:
-        simulation = simulate_scheme(graph, scheme, target)
+    fast = [found for found in candidates if found.cycles + work <= chosen.totals.cycles * 1.05]
+    for found in sorted(fast, key=lambda found: (found.error, found.cycles))[:BEST_TRIES]:
+        assignments = {
+            layer: LayerAssignment(option.scheme, option.engine, option.way)
+            for layer, option in found.options.items()
+        }
+        simulation = simulate_plan(graph, assignments, 1, target)
         if simulation.seconds <= replay.seconds * (1 + 1e-9):
             note = f"smallest error at this plan's latency or less, among {len(candidates)} single schemes"
-            return row(name, str(scheme), simulation, error, note=note)
+            return row(name, str(found.scheme), simulation, found.error, note=note)
     reason = f"none of {len(candidates)} single schemes is as fast as this plan"
     return _empty(name, "", reason if candidates else "no scheme is an option of every layer")
 
 
+@dataclass(frozen=True)
+class _Uniform:
+    """One scheme for every product: its error, its closed-form cycles, its fastest options by layer."""
+
+    scheme: Scheme
+    error: float
+    cycles: float
+    options: "Mapping[str, OptionCost]"
+
+
 def _uniform_candidates(
     products: "Sequence[Layer]", profile: "ErrorProfile", costs: "Mapping[str, Sequence[OptionCost]]"
-) -> list[tuple[float, float, Scheme]]:
-    """Error, closed-form cycles and scheme of each form that every product of the network can take."""
+) -> list[_Uniform]:
+    """Every form that all products of the network can take."""
     fastest = [_fastest(costs[layer.name]) for layer in products]
     first = next((f for layer, f in zip(products, fastest, strict=True) if layer.kind != "matmul"), {})
-    found: list[tuple[float, float, Scheme]] = []
+    found: list[_Uniform] = []
     for scheme in first:
-        schemes = [schemes_for(layer, Form("", scheme)) for layer in products]
-        if not all(own in options for own, options in zip(schemes, fastest, strict=True)):
-            continue
-        pairs = zip(products, schemes, strict=True)
-        error = sum(profile.layers[layer.name].error(own) for layer, own in pairs)
-        cycles = sum(options[own] for own, options in zip(schemes, fastest, strict=True))
-        found.append((error, cycles, scheme))
+        form = Form("", scheme)
+        options = {
+            layer.name: _option(schemes_for(layer, form), known, widen=layer.kind == "matmul")
+            for layer, known in zip(products, fastest, strict=True)
+        }
+        kept = {name: option for name, option in options.items() if option is not None}
+        if len(kept) == len(options):
+            error = sum(profile.layers[name].error(option.scheme) for name, option in kept.items())
+            found.append(_Uniform(scheme, error, sum(o.cycles for o in kept.values()), kept))
     return found
 
 
-def _fastest(options: "Sequence[OptionCost]") -> dict[Scheme, float]:
-    fastest: dict[Scheme, float] = {}
+def _fastest(options: "Sequence[OptionCost]") -> "dict[Scheme, OptionCost]":
+    fastest: dict[Scheme, OptionCost] = {}
     for option in options:
-        if option.scheme.predictors == 1:
-            fastest[option.scheme] = min(option.cycles, fastest.get(option.scheme, option.cycles))
+        known = fastest.get(option.scheme)
+        if option.scheme.predictors == 1 and (known is None or option.cycles < known.cycles):
+            fastest[option.scheme] = option
     return fastest
+
+
+def _option(wanted: Scheme, known: "Mapping[Scheme, OptionCost]", *, widen: bool) -> "OptionCost | None":
+    """The wanted scheme; where its operands cannot be packed, the narrowest plain one that holds it."""
+    if wanted in known or not widen or wanted.is_float:
+        return known.get(wanted)
+    holds = [
+        scheme
+        for scheme in known
+        if (scheme.weight_bits or 0) >= (wanted.weight_bits or 0)
+        and (scheme.act_bits or 0) >= (wanted.act_bits or 0)
+    ]
+    narrowest = min(holds, key=lambda s: (s.weight_bits or 0, s.act_bits or 0), default=None)
+    return None if narrowest is None else known[narrowest]
 
 
 def anytime(

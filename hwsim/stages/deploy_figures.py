@@ -77,10 +77,16 @@ def _known_error(profile: "ErrorProfile", layer: str, scheme: Scheme) -> float |
         return None
 
 
-def roofline(target: "Target", plan: "Plan") -> Roofline:
-    """Bandwidth of the outermost memory, and the compute peak at each width that the plan uses."""
-    outer = target.levels[-1]
-    copies = 1 if outer.shared else target.unit_count
+def roofline(
+    target: "Target", plan: "Plan", options: "Mapping[str, OptionCost]"
+) -> tuple[Roofline, dict[str, float]]:
+    """The outermost memory that the layers use, the compute peaks they use, and each layer's bytes there."""
+    place = max(
+        (level for option in options.values() for level, size in enumerate(option.traffic_bytes) if size > 0),
+        default=len(target.levels) - 1,
+    )
+    memory = target.levels[place]
+    copies = 1 if memory.shared else target.unit_count
     peaks: dict[str, float] = {}
     for layer in plan.layers:
         name, macs = _peak(target, layer.weight_bits, layer.act_bits, layer.kind)
@@ -89,8 +95,9 @@ def roofline(target: "Target", plan: "Plan") -> Roofline:
     ceilings = [
         Ceiling(name=name, macs_per_second=macs * target.clock_hz) for name, macs in sorted(peaks.items())
     ]
-    rate = outer.bytes_per_cycle * outer.efficiency * copies * target.clock_hz
-    return Roofline(memory=outer.name, bytes_per_second=rate, ceilings=ceilings)
+    rate = memory.bytes_per_cycle * memory.efficiency * copies * target.clock_hz
+    moved = {name: option.traffic_bytes[place] for name, option in options.items()}
+    return Roofline(memory=memory.name, bytes_per_second=rate, ceilings=ceilings), moved
 
 
 def _peak(target: "Target", weight_bits: int | None, act_bits: int | None, kind: str) -> tuple[str, float]:
@@ -150,11 +157,3 @@ def memory_use(simulation: "Simulation") -> MemoryUse:
         activation_home=simulation.activation_home,
         points=points,
     )
-
-
-def memory_traffic(simulation: "Simulation") -> dict[str, float]:
-    """Bytes that each layer moves in the outermost memory; all networks of an ensemble together."""
-    found: dict[str, float] = {}
-    for layer in simulation.layers:
-        found[layer.name] = found.get(layer.name, 0.0) + layer.dram_bytes
-    return found

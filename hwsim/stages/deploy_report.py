@@ -85,6 +85,8 @@ def build_report(found: Findings, seconds: Mapping[str, float]) -> Report:
         roofline_cycles=simulation.roofline_cycles,
         serial_cycles=simulation.serial_cycles,
     )
+    priced = _priced(found)
+    roof, moved = deploy_figures.roofline(target, plan, priced)
     return Report(
         model=found.model.resolved,
         target=target.name,
@@ -97,14 +99,14 @@ def build_report(found: Findings, seconds: Mapping[str, float]) -> Report:
         not_honoured=_not_honoured(found, validation),
         warnings=warnings,
         comparison=found.comparison,
-        layers=_layer_rows(found),
+        layers=_layer_rows(found, priced, moved),
         pareto=found.pareto,
         sensitivity=(
             None
             if found.profile is None
             else deploy_figures.sensitivity_map(found.profile, found.costs, plan)
         ),
-        roofline=deploy_figures.roofline(target, plan),
+        roofline=roof,
         timeline=deploy_figures.timeline(simulation, target),
         validation=validation,
         anytime=list(found.anytime),
@@ -169,7 +171,7 @@ def _not_honoured(found: Findings, validation: Validation) -> list[str]:
     asked = str(found.request.widths)
     floats = [layer.name for layer in found.plan.layers if layer.weight_bits is None]
     if asked and floats:
-        texts.append(f"--bits {asked}: {len(floats)} layers stay in float, first {floats[0]}")
+        texts.append(f"--bits {asked}: {_count(len(floats), 'layer')} in float, first {floats[0]}")
     limit = found.request.limits.latency
     if limit is not None and found.simulation.seconds > limit:
         simulated = format_quantity(found.simulation.seconds, "time")
@@ -181,6 +183,10 @@ def _not_honoured(found: Findings, validation: Validation) -> list[str]:
     return texts
 
 
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("" if number == 1 else "s")
+
+
 def _gain_warnings(comparison: list[ComparisonRow], own: ComparisonRow) -> list[str]:
     floats = next((row for row in comparison if row.name == "float" and row.seconds), None)
     if floats is None or floats.seconds is None or own.seconds is None:
@@ -189,13 +195,15 @@ def _gain_warnings(comparison: list[ComparisonRow], own: ComparisonRow) -> list[
     return [] if gain >= 1.1 else [f"quantization gains only {gain:.2f}× over float on this device"]
 
 
-def _layer_rows(found: Findings) -> list[LayerRow]:
+def _layer_rows(
+    found: Findings, priced: "Mapping[str, OptionCost]", moved: Mapping[str, float]
+) -> list[LayerRow]:
     simulated = found.simulation.layer_cycles()
     vectors = {cost.name: cost for cost in found.vectors}
     chosen = {layer.name: layer for layer in found.plan.layers}
     total = max(1.0, sum(simulated.values()))
-    traffic = deploy_figures.memory_traffic(found.simulation)
-    units = deploy_figures.layer_units(found.simulation, found.target, _priced_units(found))
+    counts = {cost.name: cost.units for cost in found.vectors} | {n: o.units for n, o in priced.items()}
+    units = deploy_figures.layer_units(found.simulation, found.target, counts)
     rows: list[LayerRow] = []
     for layer in found.model.graph.layers:
         cycles = simulated.get(layer.name)
@@ -206,7 +214,7 @@ def _layer_rows(found: Findings) -> list[LayerRow]:
             rows.append(LayerRow(
                 name=layer.name, kind=layer.kind, scheme=layer.op, engine="vector", way="", macs=0, bops=0,
                 predicted_cycles=cost.cycles, simulated_cycles=cycles, share_of_time=share, error=None,
-                bound=cost.bound, unit=units.get(layer.name, ""), memory_bytes=traffic.get(layer.name),
+                bound=cost.bound, unit=units.get(layer.name, ""),
             ))  # fmt: skip
             continue
         runner = decision.runner_up
@@ -216,20 +224,19 @@ def _layer_rows(found: Findings) -> list[LayerRow]:
             simulated_cycles=cycles, share_of_time=share, error=decision.error, bound=decision.bound,
             runner_up="" if runner is None else runner.scheme, runner_up_cost=_runner_up_cost(decision),
             faster_than_float=_gain(found.costs[layer.name], decision), unit=units.get(layer.name, ""),
-            memory_bytes=traffic.get(layer.name),
+            memory_bytes=moved.get(layer.name),
         ))  # fmt: skip
     return rows
 
 
-def _priced_units(found: Findings) -> dict[str, int]:
-    """How many units cost mode gave each layer."""
-    units = {cost.name: cost.units for cost in found.vectors}
-    for layer in found.plan.layers:
-        for option in found.costs[layer.name]:
-            if (str(option.scheme), option.engine, option.way) == (layer.scheme, layer.engine, layer.way):
-                units[layer.name] = option.units
-                break
-    return units
+def _priced(found: Findings) -> "dict[str, OptionCost]":
+    """The option of cost mode that the plan took for each layer."""
+    return {
+        layer.name: option
+        for layer in found.plan.layers
+        for option in found.costs[layer.name]
+        if (str(option.scheme), option.engine, option.way) == (layer.scheme, layer.engine, layer.way)
+    }
 
 
 def _runner_up_cost(layer: "PlanLayer") -> str:
