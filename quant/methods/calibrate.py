@@ -20,7 +20,12 @@ from quant import model_pass
 from quant.activation import ActQuantizer, quantizer_of
 from quant.errors import QuantError
 from quant.methods.bias_compensation import MeanErrorAccumulator, Shrinkage, channel_axis
-from quant.methods.dual_clipping import DualClippingOptions, affine_grid, learn_dual_clipping
+from quant.methods.dual_clipping import (
+    DualClippingOptions,
+    affine_grid,
+    channel_mse_range,
+    learn_dual_clipping,
+)
 from quant.methods.gptq import GptqOptions, asymmetric_target, gptq
 from quant.methods.interpret import (
     ActivationGrid,
@@ -177,8 +182,10 @@ class _Walk:
         weights = torch.cat([attribute(self.module, str(p.weight)).detach() for p in site.products])
         symmetric = site.kind == "rms_norm"
         low, high = tokens.amin(0), tokens.amax(0)
+        if self.options.activation_ranges != "minmax":
+            low, high = channel_mse_range(tokens, bits)
         if self.options.clip is not None:
-            clipped = learn_dual_clipping(tokens, weights, bits, self.options.clip)
+            clipped = learn_dual_clipping(tokens, weights, bits, self.options.clip, (low, high))
             low, high = clipped.low, clipped.high
         if symmetric:
             scale = torch.maximum(low.abs(), high.abs()) / (2 ** (bits - 1) - 1)

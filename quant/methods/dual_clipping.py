@@ -64,14 +64,38 @@ def clip_range(
     return anchor + lower_factor * (low - anchor), anchor + upper_factor * (high - anchor)
 
 
+def channel_mse_range(inputs: Tensor, bits: int, candidates: int = 24) -> tuple[Tensor, Tensor]:
+    """Least-squares range of every channel of (N, D) among common shrinkages of its minimum and maximum.
+
+    The authors' percentiles do the same job; at 4 bits the best Gaussian range is far inside min-max.
+    """
+    low, high = inputs.amin(0), inputs.amax(0)
+    best = torch.full_like(low, torch.inf)
+    chosen = (low, high)
+    for factor in torch.linspace(1.0, 0.35, candidates):
+        bounds = clip_range(low, high, factor, factor)
+        error = (fake_quantize(inputs, *bounds, bits) - inputs).square().mean(0)
+        better = error < best
+        best = torch.where(better, error, best)
+        chosen = (torch.where(better, bounds[0], chosen[0]), torch.where(better, bounds[1], chosen[1]))
+    return chosen
+
+
 @torch.enable_grad()
 def learn_dual_clipping(
-    inputs: Tensor, weight: Tensor, bits: int, options: DualClippingOptions | None = None
+    inputs: Tensor,
+    weight: Tensor,
+    bits: int,
+    options: DualClippingOptions | None = None,
+    start: tuple[Tensor, Tensor] | None = None,
 ) -> ClippedRange:
-    """Ranges for channels of ``inputs`` (N, D) read by ``weight`` (O, D); all consumers stacked on O."""
+    """Ranges for channels of ``inputs`` (N, D) read by ``weight`` (O, D); all consumers stacked on O.
+
+    Starts at min-max, or at ``start``; the result is never worse than that on the tokens it is judged by.
+    """
     options = options or DualClippingOptions()
     tokens, weight = inputs.detach().float(), weight.detach().float()
-    low, high = tokens.amin(0), tokens.amax(0)
+    low, high = (tokens.amin(0), tokens.amax(0)) if start is None else start
     gram = weight.T @ weight  # |E W^T|^2 = E G E^T: O drops out of every step
     gram = gram + options.input_weight * torch.eye(len(low))
     generator = torch.Generator().manual_seed(options.seed)
