@@ -45,6 +45,7 @@ def simulate(
         _print_sweep(device, sweep, run, json)
         return
     simulation = run(device)
+    _note_float_layers(simulation, plan, scheme)
     if trace is not None:
         from hwsim import files
         from hwsim.simulate.trace import chrome_trace
@@ -55,6 +56,16 @@ def simulate(
         console.print_json(simulation_document(simulation))
     else:
         _print_table(simulation)
+
+
+def _note_float_layers(simulation: "Simulation", plan: Path | None, scheme: str) -> None:
+    """Say on stderr when layers run in float although another scheme was asked."""
+    left = [layer.name for layer in simulation.layers if layer.scheme == "fp"]
+    if plan is None and scheme != "fp" and left:
+        console.log().print(
+            f"note: {len(left)} layers run in float: no engine of {simulation.device} takes {scheme} there "
+            f"({', '.join(left[:3])}{', …' if len(left) > 3 else ''})"
+        )
 
 
 def _runner(

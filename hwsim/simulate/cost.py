@@ -134,7 +134,7 @@ class _Options:
     def _add_option(
         self, layer: "Layer", scheme: Scheme, sizes: list[TermSize], index: int, engine: Engine
     ) -> None:
-        terms, act_bits = option_terms(self.machine, engine, scheme, sizes)
+        terms, act_bits = option_terms(self.machine, engine, scheme, sizes, layer.kind != "matmul")
         if not terms:
             return
         per_mac = layer.batch * layer.m * act_bits

@@ -79,14 +79,21 @@ def executed_width(engine: Engine, weight_bits: int, act_bits: int) -> tuple[int
     return max(fitting, key=lambda width: (engine.rates[width], -width[0] - width[1]), default=None)
 
 
-def executed_rate(engine: Engine, weight_bits: int, act_bits: int) -> tuple[float, float] | None:
-    """Multiply-accumulates a cycle and picojoules of one, unpacking included; None where it cannot run."""
+def executed_term(
+    machine: Machine, engine: Engine, weight_bits: int, act_bits: int, packable: bool
+) -> tuple[int, float, float] | None:
+    """Stored bits of a weight, multiply-accumulates a cycle (unpacking included), picojoules of one.
+
+    Weights narrower than the engine multiplies are stored packed only where the engine unpacks them; the
+    second operand of a product of two activations never is. None where the engine is too narrow.
+    """
     width = executed_width(engine, weight_bits, act_bits)
     if width is None:
         return None
-    packed = weight_bits < width[0] and weight_bits in engine.packed_weight_bits
+    packed = weight_bits < width[0] and packable and weight_bits in engine.packed_weight_bits
     rate = engine.rates[width] / (1 + engine.unpack_overhead if packed else 1)
-    return rate, engine.mac_pj.get(width, 0.0)
+    stored = machine.stored_bits(weight_bits if packed else width[0])
+    return stored, rate, engine.mac_pj.get(width, 0.0)
 
 
 def allowed_way(machine: Machine, way: Way, terms: int) -> bool:
@@ -97,7 +104,7 @@ def allowed_way(machine: Machine, way: Way, terms: int) -> bool:
 
 
 def option_terms(
-    machine: Machine, engine: Engine, scheme: Scheme, sizes: Sequence[TermSize]
+    machine: Machine, engine: Engine, scheme: Scheme, sizes: Sequence[TermSize], packable: bool = True
 ) -> tuple[list[tuple[float, ...]], int]:
     """Rows of the table of terms, and the activation bits; empty where the engine is too narrow."""
     if engine.is_float:
@@ -110,10 +117,10 @@ def option_terms(
     act_bits = scheme.act_bits or machine.float_bits
     rows = []
     for n, groups, k, bits in sizes:
-        executed = executed_rate(engine, bits, act_bits)
+        executed = executed_term(machine, engine, bits, act_bits, packable)
         if executed is None:
             return [], act_bits
-        rows.append((n, groups, k, machine.stored_bits(bits), *executed))
+        rows.append((n, groups, k, *executed))
     return rows, act_bits
 
 

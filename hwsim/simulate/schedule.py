@@ -120,7 +120,9 @@ class _Builder:
 
     def price(self, layer: "Layer", scheme: Scheme, engine: int, way: Way, sizes: Sequence[TermSize]) -> int:
         """Add one point; returns its row."""
-        terms, act_bits = option_terms(self.machine, self.machine.engines[engine], scheme, sizes)
+        terms, act_bits = option_terms(
+            self.machine, self.machine.engines[engine], scheme, sizes, layer.kind != "matmul"
+        )
         if not terms:
             name = self.machine.engines[engine].name
             raise UserError(f"plan: engine {name} of {self.machine.name} cannot run {layer.name} in {scheme}")

@@ -112,7 +112,7 @@ def systolic(rows=128, columns=128, units=1, dataflow="ws", pipelined=False, **f
 def cpu(units=4, **fields):
     engine = Engine(
         "dot", "simd", ALL, {w: r * 128 for w, r in WIDTHS.items()} | {(32, 32): 32.0}, tile=(1, 16, 4),
-        mac_pj={(8, 8): 0.5},
+        mac_pj={(8, 8): 0.5}, packed_weight_bits=frozenset({2, 4}),
     )  # fmt: skip
     levels = (
         Level("l1", 32768, 128.0, False, 0.5),

@@ -1,6 +1,7 @@
 """``hwsim simulate`` as a user meets it: plans, sweeps, traces, and its mistakes."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -16,6 +17,7 @@ from hwsim.simulate.sweep import changed_target, parse_sweep, sweep
 from hwsim.simulate.trace import chrome_trace
 from hwsim.target.load import list_targets, load_target
 from quant.scheme import Scheme
+from tests.hwsim.simulate.fake_graph import network
 
 
 def product(name, source, m, n, k):
@@ -119,6 +121,15 @@ def test_every_shipped_target_prices_and_replays(target):
     assert abs(simulation.cost_error) < 0.15
     assert json.loads(chrome_trace(simulation))["traceEvents"]
     assert "compute" in simulation.provenance
+
+
+@pytest.mark.parametrize("model", ["vit_b16", "resnet50", "mobilenetv2"])
+def test_cost_mode_is_near_cycle_mode_on_every_shipped_target(model):
+    graph_ = SimpleNamespace(layers=network(model))
+    for target in list_targets():
+        for scheme in ("w8a8", "w4a8.o2.g50"):
+            simulation = simulate_scheme(graph_, Scheme.parse(scheme), load_target(target))
+            assert abs(simulation.cost_error) < 0.15, (target, scheme, simulation.cost_error)
 
 
 def test_plans_name_missing_layers_and_engines():

@@ -68,6 +68,16 @@ def test_float_layers_run_on_the_float_engine():
     assert option.weight_bytes == 64 * 64 * 4
 
 
+def test_narrow_weights_are_stored_packed_only_where_they_are_unpacked():
+    packing, plain = cpu(1), systolic()
+    narrow = linear("l", 64, 256, 256)
+    assert price(narrow, "w2a8", packing).weight_bytes == 256 * 256 / 4 + 4 * 256
+    engine = replace(plain.engines[0], rates={(8, 8): 1024.0})
+    held = replace(plain, engines=(engine,))
+    assert price(narrow, "w2a8", held).weight_bytes == 256 * 256 + 4 * 256
+    assert price(matmul("m", 4, 64, 64, 64), "w2a8", packing).weight_bytes == 4 * 64 * 64 / 2  # native w4a8
+
+
 def test_resident_weights_are_not_streamed():
     layer, slow = linear("l", 1, 512, 512), {"dram_rate": 1.0}
     near = price(layer, "w8a8", systolic(**slow))
