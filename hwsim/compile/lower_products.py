@@ -321,6 +321,22 @@ class ProductLowering:
     def _machine(self, q: Quantized) -> Isa:
         return self.isa.wide() if q.wide else self.isa
 
+    def _permute_constants(
+        self, product: Product, leaves: tuple[View, ...], packed: Packed
+    ) -> tuple[Product, tuple[View, ...]]:
+        """Constants with one value a channel (the bias) in packed order, so that they load as vectors."""
+        if not packed.permuted:
+            return product, leaves
+        operands, views = list(product.operands), list(leaves)
+        for index, (operand, view) in enumerate(zip(product.operands, leaves, strict=True)):
+            still = operand.column == 1 and not any((*operand.rows, *operand.batch))
+            if still and view.buffer.data is not None:
+                values = view.buffer.data[operand.offset :][packed.table]
+                name = f"{self.emitter.layer}.{len(self.emitter.program.steps)}.packed{index}"
+                views[index] = View(constant(name, values), 0, (), ())
+                operands[index] = replace(operand, elements=values.size, offset=0, packed=True)
+        return replace(product, operands=tuple(operands)), tuple(views)
+
     def _operands_of(self, packed: Packed, zero_point: int, machine: Isa, table: bool) -> list[Buffer]:
         layer = f"{self.emitter.layer}.{len(self.emitter.program.steps)}"
         buffers = [
@@ -352,8 +368,9 @@ class ProductLowering:
                 activation_offset=codes.offset, out_offset=destination.offset,
                 out_dtype=_result_type(destination), epilogue=node,
                 operands=_epilogue_operands(leaves, [(None, s[2:]) for _, s in dims], len(shape) - 1),
-                parallel=emitter.parallel,
+                parallel=emitter.parallel, permuted=packed.permuted,
             )  # fmt: skip
+            product, leaves = self._permute_constants(product, leaves, packed)
             constants = self._operands_of(packed, x.stored_zero, machine, not product.direct)
             operands = [codes.buffer, *constants, *(v.buffer for v in leaves), destination.buffer]
             emitter.step(product, operands, macs=macs)
@@ -400,8 +417,9 @@ class ProductLowering:
                 activation_offset=origin, out_offset=destination.offset,
                 out_dtype=_result_type(destination), epilogue=node,
                 operands=_epilogue_operands(leaves, [*loops, *((None, s[2:]) for _, s in dims)], 1),
-                parallel=emitter.parallel,
+                parallel=emitter.parallel, permuted=packed.permuted,
             )  # fmt: skip
+            product, leaves = self._permute_constants(product, leaves, packed)
             constants = self._operands_of(packed, x.stored_zero, machine, not product.direct)
             operands = [codes.buffer, *constants, *(v.buffer for v in leaves), destination.buffer]
             emitter.step(product, operands, macs=macs)

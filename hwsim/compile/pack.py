@@ -18,7 +18,10 @@ Codes = NDArray[np.int8]
 
 @dataclass(frozen=True)
 class Packed:
-    """Panels with what goes along: initial accumulators, scales and output columns, in packed order."""
+    """Panels with what goes along: initial accumulators, scales and output columns, in packed order.
+
+    ``table`` holds the first output column of every slot, or, where ``permuted``, the column of every lane.
+    """
 
     sections: tuple[Section, ...]
     weights: NDArray[np.int8]
@@ -26,6 +29,7 @@ class Packed:
     scales: NDArray[np.float32]
     table: NDArray[np.int32]
     packed_bits: int
+    permuted: bool = False
 
     def initial(self, zero_point: int, isa: Isa) -> NDArray[np.int32]:
         """Accumulators before the first product: the zero point and the sign flip, taken out in advance."""
@@ -50,6 +54,22 @@ def term_slots(terms: list[NDArray[np.int64]], channels: int, lanes: int) -> lis
         for slot in sorted({int(row) // lanes for row in rows}):
             slots[slot].append(order)
     return slots
+
+
+def gathering_order(terms: list[NDArray[np.int64]], channels: int, lanes: int) -> NDArray[np.int64] | None:
+    """An order of the channels that brings those with the same terms together; None if it saves nothing.
+
+    Terms that keep single rows here and there would touch nearly every slot of neighbouring channels. Sorted by
+    their terms, the channels fill whole slots, at the price of scattered stores.
+    """
+    touched = sum(len(orders) for orders in term_slots(terms, channels, lanes))
+    if touched <= 1.1 * sum(-(-len(rows) // lanes) for rows in terms):
+        return None
+    mask = np.zeros(channels, np.int64)
+    for order, rows in enumerate(terms[1:], 1):
+        mask[rows] |= 1 << order
+    count = np.array([bin(m).count("1") for m in mask])
+    return np.lexsort((np.arange(channels), mask, count)).astype(np.int64)
 
 
 def arrange(
@@ -117,6 +137,9 @@ def pack_terms(
     ``bits`` forces a storage width (2, 4 or 8); by default the narrowest that holds all codes.
     """
     lanes = isa.lanes
+    order_of = gathering_order(rows, channels, lanes)
+    place_of = np.arange(channels) if order_of is None else np.argsort(order_of)
+    rows = [place_of[r] for r in rows]
     slots = term_slots(rows, channels, lanes)
     if all(len(orders) == 1 for orders in slots):
         sections = sections_for(channels, lanes, vectors)
@@ -128,6 +151,10 @@ def pack_terms(
         members = [slot for _, slots_ in arranged for slot in slots_]
         order = [(slot, term) for slot in members for term in slots[slot]]
         table = np.array(members, dtype=np.int32) * lanes
+    if order_of is not None:
+        padded = np.zeros(len(slots) * lanes, np.int32)
+        padded[:channels] = order_of
+        table = padded.reshape(-1, lanes)[table // lanes].reshape(-1)
     depth = matrices[0].shape[1]
     stacked = np.zeros((len(matrices), len(slots) * lanes, depth), np.int8)
     scale = np.zeros((len(matrices), len(slots) * lanes), np.float32)
@@ -137,7 +164,8 @@ def pack_terms(
     picked_scale = np.concatenate([scale[term, slot * lanes : (slot + 1) * lanes] for slot, term in order])
     bits = bits or storage_bits(picked)
     weights = pack_panels(picked, taps, isa, sections, bits)
-    return Packed(sections, weights, picked.sum(1, dtype=np.int64), picked_scale, table, bits)
+    sums = picked.sum(1, dtype=np.int64)
+    return Packed(sections, weights, sums, picked_scale, table, bits, order_of is not None)
 
 
 def pack_float(

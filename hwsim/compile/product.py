@@ -48,13 +48,17 @@ class Section:
 
 @dataclass(frozen=True)
 class Operand:
-    """A float32 operand of the epilogue: strides of the batch loops, of the row dims, and of the column."""
+    """A float32 operand of the epilogue: strides of the batch loops, of the row dims, and of the column.
+
+    A ``packed`` operand has one value for each lane of each slot, in packed order (a permuted bias).
+    """
 
     elements: int
     offset: int
     batch: tuple[int, ...]
     rows: tuple[int, ...]
     column: int
+    packed: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class Product:
         activation_offset: Where the activations begin in their buffer.
         out_offset: Where the output begins in its buffer.
         out_dtype: float32, or the next layer's codes (uint8, int32 above 8 bits).
+        permuted: Output columns of a slot are scattered; the table then names the column of every lane.
         raw: Store bare int32 accumulators: no scale, no epilogue.
         epilogue: Elementwise tree; leaf 0 is the rescaled sum, leaf 1.. are ``operands``.
         operands: Epilogue operands.
@@ -101,6 +106,7 @@ class Product:
     vectorized_scale: bool = True
     parallel: bool = False
     raw: bool = False
+    permuted: bool = False
 
     @property
     def rows(self) -> int:
@@ -143,7 +149,7 @@ class Product:
     @property
     def direct(self) -> bool:
         """Whether slots stand in their natural order, so that no table is read."""
-        return all(term == 1 for section in self.sections for term in section.pattern)
+        return not self.permuted and all(term == 1 for section in self.sections for term in section.pattern)
 
     def weight_bytes(self, isa: Isa) -> int:
         """Bytes of all panels."""
@@ -162,7 +168,7 @@ class Product:
         if not (self.raw or self.floating):
             result.append(("scale", self.batches * lanes if self.vectorized_scale else isa.lanes, "float32"))
         if not self.direct:
-            result.append(("table", self.slots, "int32"))
+            result.append(("table", self.slots * (isa.lanes if self.permuted else 1), "int32"))
         if self.row_terms:
             result.append(("row_terms", self.batches * self.rows, "int32"))
         result += [(f"operand{i}", o.elements, "float32") for i, o in enumerate(self.operands)]
@@ -321,13 +327,16 @@ class _Writer:
         for output, terms in enumerate(place.section.pattern):
             if product.direct:
                 column: Any = (place.slot + output) * isa.lanes
+            elif product.permuted:
+                lane = (place.slot + output) * isa.lanes
+                column = code.bind("n", self.buffers["table"].vload([lane], vector("int32", isa.lanes)))
             else:
                 column = code.bind("n", self.buffers["table"].vload([place.slot + output]))
             ragged = place.section.ragged if output == len(place.section.pattern) - 1 else 0
             for i, where in enumerate(coordinates):
                 sums = [acc.vload([i * vectors + first + t]) for t in range(terms)]
                 values = [self._finish(value, place, where) for value in sums]
-                self._store(place, where, column, first, values, ragged)
+                self._store(place, where, (column, output), first, values, ragged)
             first += terms
 
     def _finish(self, value: Any, place: "_Place", where: list[Any]) -> Any:
@@ -343,18 +352,34 @@ class _Writer:
         return value
 
     def _store(
-        self, place: "_Place", where: list[Any], column: Any, first: int, values: list[Any], ragged: int
+        self,
+        place: "_Place",
+        where: list[Any],
+        slot: tuple[Any, int],
+        first: int,
+        values: list[Any],
+        ragged: int,
     ) -> None:
         product, isa, code = self.product, self.isa, self.code
-        target = product.out_offset + column
+        column, output = slot
+        target: Any = product.out_offset
         target = target + sum(b * s for b, (_, _, s) in zip(place.batch, product.batch, strict=True))
         target = target + sum(c * s for c, (_, _, s) in zip(where, product.dims, strict=True))
         if product.raw:
             result = sum(values[1:], values[0])
         else:
-            result = self._evaluate(place, where, column, self._rescale(place, first, values))
+            result = self._evaluate(place, where, slot, self._rescale(place, first, values))
         result = result.astype(vector(product.out_dtype, isa.lanes))
-        store_lanes(code, self.buffers["out"], target, code.bind("r", result), ragged)
+        result = code.bind("r", result)
+        if not product.permuted:
+            store_lanes(code, self.buffers["out"], target + column, result, ragged)
+            return
+        for lane in range(ragged or isa.lanes):
+            pair = (
+                (column, result) if isa.lanes == 1 else (tirx.Shuffle([v], [lane]) for v in (column, result))
+            )
+            place_of_lane, item = pair
+            code.store(self.buffers["out"], target + place_of_lane, item)
 
     def _rescale(self, place: "_Place", first: int, values: list[Any]) -> Any:
         """``sum over terms of float32(acc) * scale``, in the order of the terms."""
@@ -370,8 +395,9 @@ class _Writer:
             total = part if total is None else self.code.bind("y", total + part)
         return total
 
-    def _evaluate(self, place: "_Place", where: list[Any], column: Any, value: Any) -> Any:
+    def _evaluate(self, place: "_Place", where: list[Any], slot: tuple[Any, int], value: Any) -> Any:
         lanes = self.isa.lanes
+        column, output = slot
 
         def load(index: int) -> Any:
             if index == 0:
@@ -379,8 +405,12 @@ class _Writer:
             operand, buffer = self.product.operands[index - 1], self.buffers[f"operand{index - 1}"]
             offset = operand.offset + sum(b * s for b, s in zip(place.batch, operand.batch, strict=True))
             offset = offset + sum(c * s for c, s in zip(where, operand.rows, strict=True))
+            if operand.packed:
+                return buffer.vload([(place.slot + output) * lanes], vector("float32", lanes))
             if operand.column == 0:
                 return broadcast(buffer.vload([offset]), lanes)
+            if self.product.permuted:
+                return buffer.vload([broadcast(offset, lanes) + column])
             return buffer.vload([offset + column], vector("float32", lanes))
 
         return Evaluator(self.code, lanes, load)(self.product.epilogue)
