@@ -126,6 +126,17 @@ class Relaxation:
                     slope[index] += tie.prices[name][classes[tie.child], classes[tie.parent]]
         return slope
 
+    def objective(self, chosen: Indices) -> float:
+        """The objective of a plan without its constant; infinite where it breaks a tie of the forest."""
+        classes = self.class_of[chosen] - self.first_class[:-1]
+        total = float(self.costs[self.quantity][chosen].sum())
+        for tie in self.forest.ties:
+            where = (classes[tie.child], classes[tie.parent])
+            total += float(tie.barrier[where])
+            if self.quantity in tie.prices:
+                total += float(tie.prices[self.quantity][where])
+        return total
+
     def entries_of(self, chosen: Indices) -> tuple[int, ...]:
         """A plan in the flat order as entries of the space."""
         return tuple(int(entry) for entry in self.entry[chosen])

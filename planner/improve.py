@@ -1,15 +1,17 @@
 """Local search from a feasible plan: change one or two layers at a time while that lowers the objective.
 
 Moves are ranked by what they change in the Lagrangian, where good moves are nearly free; all pairs of the most
-promising ones are tried at once. Prices of ties are those of the present neighbours, so a pair of neighbours
-is checked again after the move. The result only serves as a known plan; nothing is proven here.
+promising ones are tried at once, except pairs of tied layers, as the prices of ties are those of the present
+neighbours. The result only serves as a known plan; nothing is proven here.
 """
 
 import numpy as np
+import numpy.typing as npt
 
 from planner.bounds import Indices, Relaxation
 from planner.ties import Vector
 
+Mask = npt.NDArray[np.bool_]
 _MOVES = 300
 _ROUNDS = 200
 
@@ -18,40 +20,56 @@ def improved(relaxation: Relaxation, chosen: Indices, multipliers: Vector) -> In
     """A plan at least as good as ``chosen`` that also meets the relaxed limits."""
     names = relaxation.names
     layer_of = relaxation.layer_of_class[relaxation.class_of]
+    apart = ~np.eye(len(chosen), dtype=bool)
+    for tie in relaxation.forest.ties:
+        apart[tie.child, tie.parent] = apart[tie.parent, tie.child] = False
     slope = relaxation.slope(chosen)
-    value = _value(relaxation, chosen)
+    value = relaxation.objective(chosen)
     for _ in range(_ROUNDS):
         now = chosen[layer_of]
         prices, barrier = _prices(relaxation, chosen)
-        changes = {name: _change(relaxation, prices, name, now) for name in {relaxation.quantity, *names}}
+        changes = {n: _change(relaxation, prices, n, now) for n in {relaxation.quantity, *names}}
         cost = changes[relaxation.quantity] + barrier[relaxation.class_of]
         reduced = cost + sum((m * changes[n] for m, n in zip(multipliers, names, strict=True)), np.zeros(1))
         reduced[chosen] = np.inf
         count = min(_MOVES, len(reduced))
         moves = np.argpartition(reduced, count - 1)[:count]
         moves = moves[np.isfinite(reduced[moves])]
-        pair = _best_pair(moves, layer_of, cost, [changes[name] for name in names], -slope)
+        pair = _best_pair(
+            moves,
+            apart[np.ix_(layer_of[moves], layer_of[moves])],
+            cost,
+            [changes[name] for name in names],
+            -slope,
+        )
         if pair is None:
             break
         other = chosen.copy()
         for move in pair:
             other[layer_of[move]] = move
-        new_slope, new_value = relaxation.slope(other), _value(relaxation, other)
+        new_slope, new_value = relaxation.slope(other), relaxation.objective(other)
         if (new_slope > 0).any() or not new_value < value:
             break
         chosen, slope, value = other, new_slope, new_value
     return chosen
 
 
-def _value(relaxation: Relaxation, chosen: Indices) -> float:
-    classes = relaxation.class_of[chosen] - relaxation.first_class[:-1]
-    total = float(relaxation.costs[relaxation.quantity][chosen].sum())
-    for tie in relaxation.forest.ties:
-        where = (classes[tie.child], classes[tie.parent])
-        total += float(tie.barrier[where])
-        if relaxation.quantity in tie.prices:
-            total += float(tie.prices[relaxation.quantity][where])
-    return total
+def mixed(relaxation: Relaxation, inside: Indices, outside: Indices) -> list[Indices]:
+    """Plans that take as many layers as fit from a plan just outside the limits, from the front or the back."""
+    found: list[Indices] = []
+    front = np.arange(len(inside))
+    for back in (False, True):
+        low, high = 0, len(inside)
+        while high - low > 1:  # use grows roughly with the share taken: halve to where it stops fitting
+            middle = (low + high) // 2
+            taken = front >= len(inside) - middle if back else front < middle
+            if (relaxation.slope(np.where(taken, outside, inside)) <= 0).all():
+                low = middle
+            else:
+                high = middle
+        taken = front >= len(inside) - low if back else front < low
+        found.append(np.where(taken, outside, inside))
+    return [plan for plan in found if np.isfinite(relaxation.objective(plan))]
 
 
 def _prices(relaxation: Relaxation, chosen: Indices) -> tuple[dict[str, Vector], Vector]:
@@ -81,15 +99,14 @@ def _change(relaxation: Relaxation, prices: dict[str, Vector], name: str, now: I
 
 
 def _best_pair(
-    moves: Indices, layer_of: Indices, cost: Vector, uses: list[Vector], room: Vector
+    moves: Indices, apart: Mask, cost: Vector, uses: list[Vector], room: Vector
 ) -> list[int] | None:
     """The pair of moves (or a single one) that lowers the cost most inside the room."""
     if not len(moves):
         return None
     gain = np.append(cost[moves], 0.0)  # the last one is no move at all
     both = gain[:, None] + gain[None, :]
-    layers = np.append(layer_of[moves], -1)
-    possible = layers[:, None] != layers[None, :]
+    possible = np.pad(apart, (0, 1), constant_values=True)
     for use, left in zip(uses, room, strict=True):
         own = np.append(use[moves], 0.0)
         possible &= own[:, None] + own[None, :] <= left

@@ -3,14 +3,15 @@
 f is concave and piecewise linear; every point gives a plane above it. Kelley's method maximises over the
 planes so far, here pulled halfway to the best point, which tames its jumps. When the optimum lies decades
 below the spread of the objective, it starts again in smaller units, as the small linear programs are solved in
-floats. Minimisers met on the way that meet the limits are plans; the best is kept.
+floats. Minimisers met on the way that meet the limits are plans, as are their mixtures with those just outside;
+local search improves them and the best is kept.
 """
 
 import numpy as np
 from ortools.linear_solver import pywraplp
 
-from planner.bounds import Bound, Indices, Point, Relaxation
-from planner.improve import improved
+from planner.bounds import Bound, Point, Relaxation
+from planner.improve import improved, mixed
 
 _ITERATIONS = 60
 _PULL = 0.5
@@ -18,13 +19,13 @@ _TOLERANCE = 1e-7
 
 
 class _Ascent:
-    """The best point and the cheapest feasible minimiser so far."""
+    """The best point, and the points nearest to it whose minimisers meet the limits and do not."""
 
     def __init__(self, relaxation: Relaxation) -> None:
         self.relaxation = relaxation
         self.best, _ = relaxation.evaluate(np.zeros(len(relaxation.limits)))
-        self.cheapest = np.inf
-        self.plan: Indices | None = None
+        self.inside: list[Point] = []
+        self.outside: Point | None = None
         self._see(self.best)
 
     def go(self, multipliers: np.ndarray) -> Point:
@@ -35,9 +36,10 @@ class _Ascent:
         return point
 
     def _see(self, point: Point) -> None:
-        value = point.value - float(point.slope @ point.multipliers)
-        if value < self.cheapest and (point.slope <= 0).all():
-            self.cheapest, self.plan = value, point.chosen
+        if (point.slope <= 0).all():
+            self.inside = sorted([*self.inside, point], key=lambda p: -p.value)[:2]
+        elif self.outside is None or point.value > self.outside.value:
+            self.outside = point
 
 
 def best_bound(relaxation: Relaxation) -> Bound:
@@ -53,10 +55,12 @@ def best_bound(relaxation: Relaxation) -> Bound:
     point, messages = relaxation.evaluate(ascent.best.multipliers)
     with_entry = relaxation.by_layer(point.value + messages.extra())
     prices = {limit.name: float(m) for limit, m in zip(relaxation.limits, point.multipliers, strict=True)}
-    plan = None
-    if ascent.plan is not None:
-        plan = relaxation.entries_of(improved(relaxation, ascent.plan, point.multipliers))
-    return Bound(point.value, with_entry, prices, plan)
+    plans = [inside.chosen for inside in ascent.inside]
+    if ascent.outside is not None:
+        plans += [mix for plan in plans for mix in mixed(relaxation, plan, ascent.outside.chosen)]
+    plans = [improved(relaxation, plan, point.multipliers) for plan in plans]
+    best = min(plans, key=relaxation.objective, default=None)
+    return Bound(point.value, with_entry, prices, None if best is None else relaxation.entries_of(best))
 
 
 def _cutting_planes(ascent: _Ascent, unit: float) -> None:
