@@ -52,6 +52,7 @@ def main():
     parser.add_argument(
         "--paper", action="store_true", help="the authors' settings instead of the fast preset"
     )
+    parser.add_argument("--methods", nargs="+", default=["calibrated only", "QDrop", "PD", "PD + DC"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path("reports/accuracy/pd_quant_cifar10_resnet20.md"))
     args = parser.parse_args()
@@ -79,7 +80,8 @@ def main():
     rows = [["fp", "", f"{datasets.top1(exact, labels):.2f}", "0", "", ""]]
     for text in args.schemes:
         assignment = uniform_assignment(names, Scheme.parse(text), first_last_bits=8)
-        for label, variant in variants.items():
+        for label in args.methods:
+            variant = variants[label]
             for seed in args.seeds:
                 calibration = datasets.cifar10("calib_1000", datasets.CIFAR_RESNET).take(args.samples, seed)
                 samples = calibration.batches(args.batch)

@@ -48,14 +48,17 @@ def paper_options(architecture: str) -> PdOptions:
 
 
 def fast_options(architecture: str, iterations: int = 300) -> PdOptions:
-    """Sized for two cores: few iterations at proportionally higher rates, the difference on a quarter of them."""
+    """Sized for two cores: few iterations at proportionally higher rates.
+
+    The difference stays in every iteration: evaluated on every fourth and weighted by four it dominates Adam's
+    second moments, and PD then ended 13 points below its own base (w2a4, CIFAR-10 ResNet-20).
+    """
     base = paper_options(architecture)
     return replace(
         base,
         iterations=iterations,
         learning_rate_rounding=1e-2,
         learning_rate_scale=2e-4,
-        difference_every=4,
         correction=replace(base.correction, iterations=20, learning_rate=1e-2),
         holdout=0.2,
         checkpoint_every=100,

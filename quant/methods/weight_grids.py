@@ -1,9 +1,9 @@
 """Row grids of weights for the calibrated methods: scales, K-term digits, and the terms they become.
 
 Every method rounds onto the same kind of grid: symmetric codes with one scale per output row and order, later
-orders on the centred scale ``s_k = s_1 / (2^b - 1)^(k-1)``, dense, by rows or by input columns. The scale of
-a lone first order may clip (least squares); with later orders it must not, or the residual would leave their
-reach.
+orders on the centred scale ``s_k = s_1 / (2^b - 1)^(k-1)``, dense, by rows or by input columns. A first scale
+that clips helps a lone order and hurts later ones (the residual leaves their reach), so the least-squares rule
+scores the whole chain of orders: it is never worse than max-abs.
 """
 # pyright: basic
 # tensor methods are untyped in torch's stubs.
@@ -92,7 +92,9 @@ class TermGrid:
         return tuple(made)
 
 
-def row_scales(weight: Tensor, bits: int, rule: ScaleRule, energy: Tensor | None = None) -> Tensor:
+def row_scales(
+    weight: Tensor, bits: int, rule: ScaleRule, energy: Tensor | None = None, order: int = 1
+) -> Tensor:
     """First-order scale of each row of (G, O, I); ``mse`` weighs columns by their input energy (G, I)."""
     limit = 2 ** (bits - 1) - 1
     wide = weight.double()
@@ -107,7 +109,11 @@ def row_scales(weight: Tensor, bits: int, rule: ScaleRule, energy: Tensor | None
     for factor in torch.linspace(1.0, SMALLEST, CANDIDATES, dtype=torch.float64):
         scale = (peak * factor).float().double()
         safe = torch.where(scale > 0, scale, torch.ones_like(scale))[:, :, None]
-        error = ((wide / safe).round_().clamp_(-limit, limit) * safe - wide).square_()
+        rest = wide
+        for _ in range(order):
+            rest = rest - (rest / safe).round_().clamp_(-limit, limit) * safe
+            safe = safe / (2.0**bits - 1)
+        error = rest.square()
         total = (error if cost is None else error * cost).sum(2)
         better = total < best
         best, chosen = torch.where(better, total, best), torch.where(better, scale, chosen)
@@ -120,7 +126,7 @@ def term_grid(weight: Tensor, scheme: Scheme, rule: ScaleRule, energy: Tensor | 
     if bits is None or bits < 2 or scheme.binary_last:
         raise QuantError(f"scheme {scheme}: calibrated methods round to 2 or more bits in every term")
     groups, rows, columns = weight.shape
-    first = row_scales(weight, bits, rule if scheme.order == 1 else "minmax", energy)
+    first = row_scales(weight, bits, rule, energy, scheme.order)
     ratio = 2.0**bits - 1
     scales = [first]
     masks = [torch.ones(groups, columns, dtype=torch.bool)]

@@ -1,0 +1,63 @@
+"""Row grids: never worse than max-abs at the final order (trap P4), sparse orders, integer terms (P5)."""
+
+import pytest
+import torch
+
+from quant.errors import QuantError
+from quant.methods.weight_grids import row_scales, term_grid
+from quant.scheme import Scheme
+from quant.terms import weight_of
+
+
+def heavy(seed=0, groups=1):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(groups, 10, 24, generator=g) / torch.rand(groups, 10, 24, generator=g).add(0.05)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_least_squares_chain_is_never_worse_than_max_abs(bits, order):
+    weight, energy = heavy(), torch.rand(1, 24)
+    scheme = Scheme(bits, None, order=order)
+    errors = []
+    for rule in ("minmax", "mse"):
+        grid = term_grid(weight, scheme, rule, energy)
+        gap = (grid.value(grid.nearest(weight)) - weight).square() * energy[:, None]
+        errors.append(gap.sum(2))
+    assert bool((errors[1] <= errors[0] * (1 + 1e-9) + 1e-18).all())
+    if bits == 2 and order == 1:
+        assert float(errors[1].sum()) < 0.8 * float(errors[0].sum())
+
+
+@pytest.mark.parametrize("text", ["w3", "w4.o2", "w3.o3.g50-25", "w4.o2.c25", "w8.o2"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_terms_rebuild_the_weight_and_keep_their_sparsity(text, groups):
+    scheme = Scheme.parse(text)
+    weight = heavy(1, groups)
+    if groups > 1 and scheme.axis == "columns":
+        with pytest.raises(QuantError, match="grouped"):
+            term_grid(weight, scheme, "minmax")
+        return
+    grid = term_grid(weight, scheme, "minmax")
+    codes = grid.nearest(weight)
+    terms = grid.terms(codes)
+    shape = (groups * 10, 24)
+    for number, term in enumerate(terms):
+        term.check(f"term {number}", shape)
+    torch.testing.assert_close(
+        weight_of(terms, shape), grid.value(codes).reshape(shape).float(), rtol=1e-5, atol=1e-6
+    )
+    if scheme.kept and scheme.axis == "rows":
+        assert len(terms[1].rows) == -(-groups * 10 * scheme.kept[0] // 100)
+    if scheme.kept and scheme.axis == "columns":
+        assert len(terms[1].cols) == 6
+
+
+def test_zero_rows_and_refusals():
+    weight = torch.zeros(1, 3, 5)
+    grid = term_grid(weight, Scheme(4, None, order=2), "mse")
+    assert float(grid.nearest(weight).abs().max()) == 0
+    assert torch.isfinite(row_scales(weight, 4, "mse")).all()
+    for text in ("w1", "w4.o2.b1"):
+        with pytest.raises(QuantError, match="2 or more bits"):
+            term_grid(weight, Scheme.parse(text), "minmax")
