@@ -13,7 +13,7 @@ help:            ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 plan: $(VENV)/.installed   ## plan MODEL on TARGET; results in out/
-	$(BIN)/hwsim plan --target $(TARGET) --model $(MODEL) --output-dir out/$(MODEL)-$(basename $(notdir $(TARGET))) --overwrite
+	$(BIN)/hwsim plan --target $(TARGET) --model $(MODEL) --output-dir out/$(MODEL)-$(basename $(notdir $(TARGET)))
 
 test: lint types system-packages   ## lint, types and all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests
