@@ -159,7 +159,7 @@ def finish(
     pairs = zip(request.objective, decisions, strict=False)
     proofs = tuple(proof_of(exact, quantity, decision) for quantity, decision in pairs)
     proven = len(decisions) == len(request.objective) and all(d.status == "optimal" for d in decisions)
-    stopped = None if proven else control.stopped
+    stopped = None if proven else control.stopped or "time_limit"
     body = assemble(exact, question, last.pick, request.objective[0])
     limits = body.limits
     if request.explain:
