@@ -25,7 +25,7 @@ FAMILIES = {
     "resnet18": None,
     "deit_t": None,
     "swin_t": None,
-    "regnet_y_400mf": None,
+    "regnetx_600mf": None,
     "bert_base": None,
     "opt_125m": None,
 }
@@ -33,13 +33,15 @@ WIDTHS, ORDERS = (2, 3, 4, 8), (1, 2, 3, 4)
 
 
 def options() -> list[Scheme]:
+    """Bit widths and orders that float32 can resolve."""
     return [Scheme(b, 8, order=k) for b in WIDTHS for k in ORDERS if (2**b - 1) ** (k - 1) < 2**23]
 
 
 def converge(spec: str, weights: Path | None) -> dict:
+    """Profile one network."""
     model = load_model(spec, weights=weights)
     state = model.module.state_dict()
-    schemes = options() + [Scheme(6, 8)]
+    schemes = [*options(), Scheme(6, 8)]
     error = dict.fromkeys(schemes, 0.0)
     worst = {scheme: [0.0, 0.0] for scheme in schemes}
     energy = 0.0
@@ -58,11 +60,13 @@ def converge(spec: str, weights: Path | None) -> dict:
 
 
 def native(found: dict, bits: int) -> str:
+    """Error of the plain width that spends the same number of bits."""
     row = found["rows"].get(f"w{bits}a8")
     return f"w{bits}: {row['error']:.1e}" if row else "-"
 
 
 def markdown(results: list[dict]) -> str:
+    """One table for each network."""
     lines = ["# Residual expansion: error against order", "", __doc__.split("\n\n")[2].replace("\n", " "), ""]
     for found in results:
         note = "" if found["weights"] in ("file", "pretrained") else " (random weights: illustrative)"
@@ -78,6 +82,7 @@ def markdown(results: list[dict]) -> str:
 
 
 def plot(results: list[dict], path: Path) -> None:
+    """Largest error and its bound against the order."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -110,6 +115,7 @@ def plot(results: list[dict], path: Path) -> None:
 
 
 def main() -> None:
+    """Read the command line, profile, write the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="*", default=list(FAMILIES))
     parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared")

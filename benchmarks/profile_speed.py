@@ -20,6 +20,7 @@ OPT_350M = [*[(1024, 1024)] * (4 * 24), *[(4096, 1024), (1024, 4096)] * 24, (102
 
 
 def resnet50() -> list[tuple[int, ...]]:
+    """Weight matrices of ResNet-50."""
     shapes: list[tuple[int, ...]] = [(64, 147)]
     channels = 64
     for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
@@ -32,6 +33,7 @@ def resnet50() -> list[tuple[int, ...]]:
 
 
 def run(shapes, fisher: bool) -> tuple[float, float]:
+    """Wall and processor seconds for all layers."""
     generator = np.random.default_rng(0)
     schemes = default_schemes()
     wall = processor = 0.0
@@ -46,6 +48,7 @@ def run(shapes, fisher: bool) -> tuple[float, float]:
 
 
 def main() -> None:
+    """Print one line per network."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeat", type=int, default=3)
     repeat = parser.parse_args().repeat

@@ -29,6 +29,7 @@ SCHEMES = [Scheme.parse(text) for text in ("w4a8", "w4a8.o2", "w4a8.o2.g50", "w8
 
 
 def write(folder: Path, weights: float) -> int:
+    """Write the shards; returns the number of weights."""
     per_layer = sum(rows * columns for rows, columns in LAYER.values())
     layers = max(1, round(weights / per_layer))
     for layer in range(layers):
@@ -42,6 +43,7 @@ def write(folder: Path, weights: float) -> int:
 
 
 def main() -> None:
+    """Write, profile, report, remove."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--billions", type=float, default=7.0)
     parser.add_argument("--folder", type=Path)
