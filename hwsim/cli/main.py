@@ -10,7 +10,19 @@ from typing import Annotated
 
 import typer
 
-from hwsim.cli import compile, console, doctor, evaluate, model, plan, quantize, simulate, solve, target
+from hwsim.cli import (
+    compile,
+    console,
+    doctor,
+    evaluate,
+    model,
+    plan,
+    quantize,
+    report,
+    simulate,
+    solve,
+    target,
+)
 from hwsim.cli import run as run_verb
 from hwsim.errors import HwsimError
 
@@ -51,6 +63,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("compile")(compile.compile_)
 app.command("run")(run_verb.run)
 app.command("simulate")(simulate.simulate)
+app.command("report")(report.report)
 app.add_typer(target.app, name="target")
 app.add_typer(model.app, name="model")
 app.command("doctor")(doctor.doctor)

@@ -84,9 +84,11 @@ def pareto(report: Report) -> str:
         place = plot.at(s / scale, error)
         plot.marks([place], "diamond" if chosen else "square", "fill-a" if chosen else "fill-b")
         plot.label(*place, name, "strong" if chosen else "")
-    for s, error, name, _ in forms:
+    for s, error, name, chosen in forms:
         if error == 0:
-            plot.text(plot.x(s / scale), 24, f"↓ {name}: no error", "middle")
+            place = (plot.x(s / scale), plot.y.first)
+            plot.marks([place], "triangle", "fill-a" if chosen else "fill-b")
+            plot.label(place[0], place[1] - 4, f"{name} (no error)", "strong" if chosen else "")
     text = f"{len(line)} proven points of the frontier and {len(drawn)} forms of the network."
     return plot.render("figure-pareto", "Latency against predicted error", text)
 
@@ -195,6 +197,7 @@ def timeline(report: Report) -> str:
     if not resources:
         return ""
     end = max(event.start + event.duration for event in report.timeline)
+    end = max(end, report.validation.simulated_cycles)
     if end <= 0:
         return ""
     scale, unit = axis_unit(end / report.clock_hz, "time")

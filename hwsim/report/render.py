@@ -1,9 +1,11 @@
 """Report to HTML and Markdown through jinja2 templates; nothing is computed in the templates."""
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hwsim.report import figures, tables
+from hwsim.report import compare, figures, tables
 from hwsim.report import format as fmt
 from hwsim.report.document import Report
 from hwsim.report.sections import SECTIONS
@@ -83,3 +85,33 @@ def to_markdown(report: Report) -> str:
     """For code reviews: the same sections without figures."""
     text = environment(autoescape=False).get_template("report.md.j2").render(_words(report))
     return re.sub(r"\n{3,}", "\n\n", text).lstrip()
+
+
+def comparison_html(named: Sequence[tuple[str, Report]]) -> str:
+    """Several reports side by side, one file."""
+    from markupsafe import Markup
+
+    words = _comparison_words(named)
+    words["entries"] = replace(words["entries"], sortable=True)
+    words["chart"] = Markup(compare.chart(words["found"]))
+    return environment(autoescape=True).get_template("compare.html.j2").render(words).lstrip()
+
+
+def comparison_markdown(named: Sequence[tuple[str, Report]]) -> str:
+    """Several reports side by side, for code reviews."""
+    text = environment(autoescape=False).get_template("compare.md.j2").render(_comparison_words(named))
+    return re.sub(r"\n{3,}", "\n\n", text).lstrip()
+
+
+def _comparison_words(named: Sequence[tuple[str, Report]]) -> dict[str, Any]:
+    found = compare.side_by_side(named)
+    forms = [
+        replace(
+            tables.comparison(report),
+            name=f"forms-{index}",
+            caption=f"{name}: {report.model} on {report.target}",
+        )
+        for index, (name, report) in enumerate(named)
+    ]
+    entries = compare.table(found)
+    return {"found": found, "entries": entries, "forms": forms, "verdict": compare.verdict(found)}

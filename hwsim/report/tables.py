@@ -36,7 +36,7 @@ class Table:
         return Table(self.name, self.caption, columns, rows, self.chosen, self.sortable)
 
 
-def _columns(words: str, figures: str) -> tuple[Column, ...]:
+def named_columns(words: str, figures: str) -> tuple[Column, ...]:
     """Columns from names between bars; ``figures`` are the places of those that hold figures, like ``2-7``."""
     first, _, last = figures.partition("-")
     return tuple(
@@ -48,7 +48,7 @@ def _columns(words: str, figures: str) -> tuple[Column, ...]:
 def comparison(report: Report) -> Table:
     """This plan among the other forms of the network."""
     rows = [_comparison_cells(row) for row in report.comparison]
-    columns = _columns(
+    columns = named_columns(
         "form | scheme | weights | BOPs | cycles | latency | energy | predicted error (nats) | note", "2-7"
     )
     chosen = frozenset(index for index, row in enumerate(report.comparison) if row.chosen)
@@ -71,7 +71,7 @@ def _comparison_cells(row: ComparisonRow) -> list[str]:
 
 def layers(report: Report) -> Table:
     """Every layer in the order of execution."""
-    columns = _columns(
+    columns = named_columns(
         "layer | kind | scheme | unit | engine | way | MACs (M) | BOPs (G) | predicted (cycles) | "
         "simulated (cycles) | difference (%) | time (%) | error (nats) | × float | bound | runner-up | its cost",
         "6-13",
@@ -112,14 +112,14 @@ def frontier(report: Report) -> Table:
         for p in points
     ]
     chosen = frozenset(index for index, point in enumerate(points) if point.chosen)
-    columns = _columns("latency | predicted error (nats) | point", "0-1")
+    columns = named_columns("latency | predicted error (nats) | point", "0-1")
     return Table("frontier", "Points of the frontier", columns, rows, chosen)
 
 
 def sensitivity(report: Report, most: int = 10) -> Table:
     """The layers that quantization hurts most, under their cheapest option and under the plan's."""
     found = report.sensitivity
-    columns = _columns(
+    columns = named_columns(
         "layer | worst option | its error (nats) | plan's scheme | plan's error (nats)", "2-2"
     )[:4]
     columns += (Column("plan's error (nats)", figure=True),)
@@ -155,7 +155,7 @@ def furthest(report: Report) -> Table:
         ]
         for _, row in gaps[:FURTHEST]
     ]  # fmt: skip
-    columns = _columns(
+    columns = named_columns(
         "layer | scheme | predicted (cycles) | simulated (cycles) | measured | difference (%) | share of time",
         "2-6",
     )
@@ -176,7 +176,7 @@ def anytime(report: Report) -> Table:
          fmt.quantity(p.weight_bytes, "bytes")]
         for p in report.anytime
     ]  # fmt: skip
-    columns = _columns("order | scheme | latency | predicted error (nats) | weights", "2-4")
+    columns = named_columns("order | scheme | latency | predicted error (nats) | weights", "2-4")
     return Table("anytime", "Stopping after each order", columns, rows)
 
 
@@ -186,7 +186,7 @@ def energy(report: Report) -> Table:
     parts = sorted(report.energy_by_component.items(), key=lambda part: -part[1])
     rows = [[name, fmt.quantity(j, "energy"), fmt.percent(j / total if total else None)] for name, j in parts]
     rows.append(["total", fmt.quantity(total, "energy"), fmt.percent(1.0 if total else None)])
-    columns = _columns("component | energy | share", "1-2")
+    columns = named_columns("component | energy | share", "1-2")
     return Table("energy", "Energy of one inference", columns, rows, frozenset({len(rows) - 1}))
 
 
