@@ -24,6 +24,8 @@ SAME_INPUT = {
 
 @dataclass(frozen=True)
 class HawqProblem:
+    """One published problem and its known answer."""
+
     name: str
     tables: Tables
     request: Request

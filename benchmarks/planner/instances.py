@@ -7,6 +7,7 @@ compute and weight traffic on 8 units, with a synchronisation where units share 
 
 import random
 from dataclasses import dataclass
+from itertools import pairwise
 
 from planner.tables import (
     Boundary,
@@ -29,6 +30,8 @@ SHARES = (100, 75, 50, 25)
 
 @dataclass(frozen=True)
 class Product:
+    """One matrix product of the network."""
+
     name: str
     kind: str
     m: int
@@ -38,6 +41,7 @@ class Product:
 
     @property
     def macs(self) -> int:
+        """Multiply-accumulates."""
         return self.batch * self.m * self.n * self.k
 
 
@@ -147,10 +151,8 @@ def make_tables(
             for b in (4, 6, 8)
             if a != b
         )
-        links = [Boundary(source=a, target=b, rules=rules) for a, b in zip(names, names[1:], strict=False)]
-    live = [
-        LiveSet(step=b, layers=(a, b), fixed_bytes=150_000) for a, b in zip(names, names[1:], strict=False)
-    ]
+        links = [Boundary(source=a, target=b, rules=rules) for a, b in pairwise(names)]
+    live = [LiveSet(step=b, layers=(a, b), fixed_bytes=150_000) for a, b in pairwise(names)]
     choices = (2, 3, 7) if ensembles else ()
     vector = 40_000 * blocks // 12
     return Tables(

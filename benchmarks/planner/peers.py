@@ -6,6 +6,7 @@ that NNCF and AIMET run. Each gets the same tables without boundaries and return
 
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from planner.tables import Tables
 
 @dataclass(frozen=True)
 class PeerAnswer:
+    """What a peer chose, how long it took, and the gap it claims."""
+
     seconds: float
     choice: list[int] | None
     proven_gap: float | None
@@ -58,7 +61,7 @@ def highs(tables: Tables, limits: Limits, time_limit: float) -> PeerAnswer:
     if result.x is None:
         return PeerAnswer(seconds, None, None)
     starts = np.concatenate([[0], np.cumsum(sizes)])
-    choice = [int(result.x[a:b].argmax()) for a, b in zip(starts, starts[1:], strict=False)]
+    choice = [int(result.x[a:b].argmax()) for a, b in pairwise(starts)]
     return PeerAnswer(seconds, choice, float(result.mip_gap))
 
 
@@ -92,35 +95,29 @@ def greedy(tables: Tables, limits: Limits, time_limit: float) -> PeerAnswer:
     """From the most precise plan, always the change that costs least error per unit of violation removed."""
     started = time.perf_counter()
     limited = budgets(tables, limits)
-    choice = [min(range(len(t.options)), key=lambda j, t=t: t.options[j].error) for t in tables.layers]
-    used = [
-        sum(getattr(t.options[j], f) for t, j in zip(tables.layers, choice, strict=True)) for f, _ in limited
-    ]
-    while any(u > most for u, (_, most) in zip(used, limited, strict=True)):
-        if time.perf_counter() - started > time_limit:
+    sizes = [len(layer.options) for layer in tables.layers]
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    layer_of = np.repeat(np.arange(len(sizes)), sizes)
+    options = [option for layer in tables.layers for option in layer.options]
+    error = np.array([option.error for option in options])
+    uses = np.array([[float(getattr(option, field)) for option in options] for field, _ in limited])
+    most = np.array([limit for _, limit in limited])
+    chosen = np.array([a + int(error[a : a + n].argmin()) for a, n in zip(starts, sizes, strict=True)])
+    while True:
+        over = uses[:, chosen].sum(axis=1) - most
+        if (over <= 0).all() or time.perf_counter() - started > time_limit:
             break
-        best = None
-        for i, layer in enumerate(tables.layers):
-            now = layer.options[choice[i]]
-            for j, option in enumerate(layer.options):
-                saved = sum(
-                    min(u - most, getattr(now, f) - getattr(option, f)) / most
-                    for u, (f, most) in zip(used, limited, strict=True)
-                    if u > most
-                )
-                if saved > 0:
-                    rate = (option.error - now.error) / saved
-                    if best is None or rate < best[0]:
-                        best = (rate, i, j)
-        if best is None:
+        now = chosen[layer_of]
+        saved = np.minimum(over[:, None], uses[:, now] - uses) / most[:, None]
+        saved = saved[over > 0].sum(axis=0)
+        rate = np.where(saved > 0, (error - error[now]) / np.where(saved > 0, saved, 1.0), np.inf)
+        best = int(rate.argmin())
+        if not np.isfinite(rate[best]):
             return PeerAnswer(time.perf_counter() - started, None, None)
-        _, i, j = best
-        for k, (f, _) in enumerate(limited):
-            used[k] += getattr(tables.layers[i].options[j], f) - getattr(
-                tables.layers[i].options[choice[i]], f
-            )
-        choice[i] = j
-    return PeerAnswer(time.perf_counter() - started, choice, None)
+        chosen[layer_of[best]] = best
+    return PeerAnswer(
+        time.perf_counter() - started, [int(c - a) for c, a in zip(chosen, starts, strict=True)], None
+    )
 
 
 def error_and_fit(tables: Tables, limits: Limits, choice: list[int]) -> tuple[float, bool]:

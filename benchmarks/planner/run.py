@@ -17,14 +17,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
-import ortools
-from hawq import hawq_problems
-from instances import make_tables, middle_limits
-from peers import cbc, error_and_fit, greedy, highs
+import ortools  # noqa: E402
+from hawq import hawq_problems  # noqa: E402
+from instances import make_tables, middle_limits  # noqa: E402
+from peers import cbc, error_and_fit, greedy, highs  # noqa: E402
 
-from planner.request import Limits, Request
-from planner.solve import solve_with_stats
-from planner.tables import Tables
+from planner.request import Limits, Request  # noqa: E402
+from planner.solve import solve_with_stats  # noqa: E402
+from planner.tables import Tables  # noqa: E402
 
 SHARES = (0.2, 0.4, 0.6)
 
@@ -41,6 +41,7 @@ def timed(tables: Tables, request: Request, repeats: int):
 
 
 def hawq_table(shared: Path, repeats: int) -> list[str]:
+    """Every published problem: answer, time, and the known best."""
     lines = [
         "| problem | status | error | known best | ≤ known | solve ms (wall) | ms (cpu) | CP-SAT ms |",
         "|---|---|---|---|---|---|---|---|",
@@ -62,6 +63,7 @@ def hawq_table(shared: Path, repeats: int) -> list[str]:
 
 
 def peer_table(tables: Tables, repeats: int, time_limit: float) -> list[str]:
+    """The planner and its peers on the same tables."""
     lines = [
         "| budget | solver | wall s | cpu s | error | above optimum | meets limits | proof |",
         "|---|---|---|---|---|---|---|---|",
@@ -93,6 +95,7 @@ def peer_table(tables: Tables, repeats: int, time_limit: float) -> list[str]:
 
 
 def full_table(tables: Tables, repeats: int, time_limit: float) -> list[str]:
+    """The planner alone on tables that the peers cannot express."""
     lines = [
         "| budget | status | wall s | cpu s | CP-SAT s | options | undominated | in the solver | ensemble |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -110,6 +113,7 @@ def full_table(tables: Tables, repeats: int, time_limit: float) -> list[str]:
 
 
 def main() -> None:
+    """Run everything and write the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one repeat")
     parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared")
