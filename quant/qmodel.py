@@ -20,6 +20,7 @@ from quant.errors import QuantError
 from quant.expansion import make_terms
 from quant.fake import fake_module
 from quant.model_pass import Product
+from quant.observe import observe_ranges, synthetic_inputs
 from quant.qlayer import Holds, QuantizedLayer, check_accumulator
 from quant.scheme import Scheme
 from quant.terms import Term, stack_terms
@@ -37,6 +38,7 @@ class QuantizeOptions:
     biases: Mapping[str, Tensor] = field(default_factory=dict)
     """Replacement biases by layer (bias correction)."""
     seed: int = 0
+    """Of the synthetic inputs, where no ranges are given."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,12 +171,19 @@ def quantize(
     moments: Mapping[str, Tensor] | None = None,
     options: QuantizeOptions | None = None,
 ) -> QuantizedModel:
-    """Quantize the products named in `assignment`; layers absent or `fp` stay in float."""
+    """Quantize the products named in `assignment`; layers absent or `fp` stay in float.
+
+    Without `ranges` none are calibrated: they are observed on seeded synthetic inputs, and
+    `QuantizedModel.range_source` says so.
+    """
     options = options or QuantizeOptions()
     products = {product.name: product for product in model_pass.find_products(module)}
     unknown = sorted(set(assignment) - set(products))
     if unknown:
         raise QuantError(f"{unknown[0]}: not a product of this model, so it cannot be quantized")
+    if ranges is None:
+        inputs = synthetic_inputs(module, seed=options.seed)
+        ranges = observe_ranges(module, assignment, inputs, source="synthetic")
     layers: dict[str, QuantizedLayer] = {}
     activations: dict[str, ActQuantizer] = {}
     shared: dict[tuple[fx.Node, int], str] = {}
@@ -185,7 +194,7 @@ def quantize(
         inputs = _place(product, scheme, ranges, options, (activations, shared))
         moment = None if moments is None else moments.get(name)
         layers[name] = _quantize_layer(module, product, scheme, (inputs, moment), options)
-    model = QuantizedModel(module, layers, activations, ranges.source if ranges else "dynamic")
+    model = QuantizedModel(module, layers, activations, ranges.source)
     model.check()
     return model
 
@@ -193,7 +202,7 @@ def quantize(
 def _place(
     product: Product,
     scheme: Scheme,
-    ranges: ActRanges | None,
+    ranges: ActRanges,
     options: QuantizeOptions,
     state: tuple[dict[str, ActQuantizer], dict[tuple[fx.Node, int], str]],
 ) -> tuple[str, ...]:
@@ -215,12 +224,10 @@ def _place(
 
 
 def _make_quantizer(
-    product: Product, key: str, bits: int, ranges: ActRanges | None, options: QuantizeOptions
+    product: Product, key: str, bits: int, ranges: ActRanges, options: QuantizeOptions
 ) -> ActQuantizer:
     if product.kind == "linear" and options.act_kind == "dynamic":
         return ActQuantizer(bits, "dynamic")
-    if ranges is None:
-        raise QuantError(f"{key}: static activation quantizers need ranges")
     return quantizer_of(*ranges.of(key), bits)
 
 
