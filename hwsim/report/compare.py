@@ -144,7 +144,8 @@ def verdict(found: SideBySide) -> list[str]:
         better = [
             other.name
             for other in found.entries
-            if entry.error is not None
+            if other.model == entry.model
+            and entry.error is not None
             and other.error is not None
             and other.seconds <= entry.seconds
             and other.error <= entry.error
@@ -157,18 +158,20 @@ def verdict(found: SideBySide) -> list[str]:
 
 def chart(found: SideBySide) -> str:
     """Latency against predicted error, one mark for each plan."""
-    drawn = [entry for entry in found.entries if entry.error is not None and entry.error > 0]
-    if not drawn:
+    known = [entry for entry in found.entries if entry.error is not None]
+    errors = [entry.error for entry in known if entry.error]
+    if not errors:
         return ""
-    scale, unit = figures.axis_unit(max(entry.seconds for entry in drawn), "time")
+    scale, unit = figures.axis_unit(max(entry.seconds for entry in known), "time")
     plot = Plot(
-        figures.WIDTH, 330, Scale.over([e.seconds / scale for e in drawn], 76, figures.WIDTH - 20, log=True),
-        Scale.over([e.error or 1.0 for e in drawn], 282, 14, log=True),
-        f"latency of one inference ({unit})", "predicted error (nats)",
+        figures.WIDTH, 330, Scale.over([e.seconds / scale for e in known], 76, figures.WIDTH - 20, log=True),
+        Scale.over(errors, 282, 14, log=True), f"latency of one inference ({unit})", "predicted error (nats)",
     )  # fmt: skip
-    for entry in drawn:
-        place = plot.at(entry.seconds / scale, entry.error or 1.0)
-        plot.marks([place], "diamond", "fill-a" if entry.budgets_met else "fill-b")
-        plot.label(*place, entry.name)
-    text = f"{len(drawn)} plans; orange ones break a budget."
+    for entry in known:
+        place = (plot.x(entry.seconds / scale), plot.y(entry.error) if entry.error else plot.y.first)
+        plot.marks(
+            [place], "diamond" if entry.error else "triangle", "fill-a" if entry.budgets_met else "fill-b"
+        )
+        plot.label(*place, entry.name if entry.error else f"{entry.name} (no error)")
+    text = f"{len(known)} plans; orange ones break a budget."
     return plot.render("figure-plans", "Latency against predicted error", text)
