@@ -30,7 +30,9 @@ def ours(a, terms, rows=None, bits=8):
     isa, (m, k), n = host_isa(), a.shape, terms[0].shape[0]
     rows = rows or [np.arange(n)]
     vectors = isa.tile_vectors if m > 1 else 8
-    packed = pack_terms(terms, rows, [np.full(len(r), 0.01, np.float32) for r in rows], n, 1, isa, vectors, bits)
+    packed = pack_terms(
+        terms, rows, [np.full(len(r), 0.01, np.float32) for r in rows], n, 1, isa, vectors, bits
+    )
     product = Product(((m, k, n),), (), k, packed.sections, n, (m * k, m * n), packed_bits=packed.packed_bits)
     arrays = [a.ravel(), packed.weights, packed.initial(119, isa), packed.scales]
     if not product.direct:
@@ -41,6 +43,7 @@ def ours(a, terms, rows=None, bits=8):
 
 
 def main():
+    """Measure, print, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--rows", type=int, nargs="*", default=[1, 8, 197, 1576])
@@ -59,13 +62,15 @@ def main():
             rivals = {p: s for p, s in speed.items() if p not in ("hwsim", "peak", "torch fp32")}
             best = max(rivals, key=rivals.get)
             ratios.append(speed["hwsim"] / rivals[best])
-            lines.append([f"{m}x{n}x{k}", f"{speed['hwsim']:.1f}", f"{100 * speed['hwsim'] / top:.0f} %",
-                          f"{rivals[best]:.1f} ({best})", f"{ratios[-1]:.2f}", f"{speed['torch fp32']:.1f}"])  # fmt: skip
+            own, peer = speed["hwsim"], f"{rivals[best]:.1f} ({best})"
+            cells = [f"{own:.1f}", f"{100 * own / top:.0f} %", peer, f"{ratios[-1]:.2f}"]
+            lines.append([f"{m}x{n}x{k}", *cells, f"{speed['torch fp32']:.1f}"])
             print(*lines[-1], sep="  ", flush=True)
     mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
     head = ["M x N x K", "hwsim GMAC/s", "of peak", "best peer GMAC/s", "ratio", "torch fp32"]
-    text = f"# Integer products against peers\n\nCommand: `python benchmarks/kernels/gemm.py --rounds {options.rounds}`. "
-    text += f"{platform.processor() or platform.machine()}, one thread, medians of CPU time over interleaved rounds.\n\n"
+    text = "# Integer products against peers\n\nCommand: "
+    text += f"`python benchmarks/kernels/gemm.py --rounds {options.rounds}`. "
+    text += f"{platform.machine()}, one thread, medians of CPU time over interleaved rounds.\n\n"
     text += table(head, lines)
     text += f"\nGeometric mean of the ratios {mean:.2f}, smallest {min(ratios):.2f}.\n"
     print(text)

@@ -11,12 +11,15 @@ import numpy as np
 
 
 def torch_peers(a, w, threads=1):
-    """oneDNN through torch: _int_mm (s8 x s8) and the prepacked quantized linear."""
+    """Torch with oneDNN: _int_mm (s8 x s8) and the prepacked quantized linear."""
     import torch
 
     torch.set_num_threads(threads)
     found = {}
-    left, right = torch.from_numpy((a.astype(np.int16) - 128).astype(np.int8)), torch.from_numpy(w).t().contiguous()
+    left, right = (
+        torch.from_numpy((a.astype(np.int16) - 128).astype(np.int8)),
+        torch.from_numpy(w).t().contiguous(),
+    )
     if a.shape[0] > 16:
         found["torch _int_mm"] = lambda: torch._int_mm(left, right)
     with contextlib.suppress(Exception):
@@ -54,7 +57,9 @@ def onnx_model(a, w, kind):
         inputs = [helper.make_tensor_value_info("a", TensorProto.FLOAT, (m, k))]
         outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, (m, n))]
     graph = helper.make_graph(nodes, "product", inputs, outputs, weights)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9
+    ).SerializeToString()
 
 
 def onnxruntime_peers(a, w, threads=1):

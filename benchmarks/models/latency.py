@@ -41,7 +41,8 @@ def artifact(model, inputs, scheme, threads, folder):
     runner = load(folder)
     seconds = time.perf_counter() - start
     runner.set_inputs(*[x.numpy() for x in inputs])
-    return runner.run, f"load {seconds:.2f} s, weights {runner.weight_bytes / 1e6:.1f} MB, arena {runner.arena_bytes / 1e6:.1f} MB"
+    sizes = f"weights {runner.weight_bytes / 1e6:.1f} MB, arena {runner.arena_bytes / 1e6:.1f} MB"
+    return runner.run, f"load {seconds:.2f} s, {sizes}"
 
 
 class _Plain(torch.nn.Module):
@@ -61,7 +62,9 @@ def export(model, inputs, folder):
 
     plain, ready, quantized = (folder / f"{name}.onnx" for name in ("fp32", "ready", "int8"))
     names = [f"x{i}" for i in range(len(inputs))]
-    torch.onnx.export(_Plain(model.module), inputs, str(plain), input_names=names, opset_version=17, dynamo=False)
+    torch.onnx.export(
+        _Plain(model.module), inputs, str(plain), input_names=names, opset_version=17, dynamo=False
+    )
     quant_pre_process(str(plain), str(ready), skip_symbolic_shape=True)
 
     class Reader(CalibrationDataReader):
@@ -77,6 +80,7 @@ def export(model, inputs, folder):
 
 
 def onnxruntime_call(path, feed, threads):
+    """One inference in onnxruntime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -86,6 +90,7 @@ def onnxruntime_call(path, feed, threads):
 
 
 def openvino_call(path, feed, threads):
+    """One inference in OpenVINO."""
     import openvino
 
     core = openvino.Core()
@@ -118,6 +123,7 @@ def measure(name, options):
 
 
 def main():
+    """Measure, print, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="+")
     parser.add_argument("--scheme", default="w8a8")
@@ -134,7 +140,8 @@ def main():
         rows.append([name, f"{1e3 * ours:.2f}", *cells, facts])
         print(*rows[-1], sep="  ", flush=True)
     text = "# Whole-model latency, batch 1, milliseconds\n\nCommand: `python benchmarks/models/latency.py "
-    text += f"{' '.join(options.models)} --scheme {options.scheme} --threads {options.threads} --rounds {options.rounds}`. "
+    text += f"{' '.join(options.models)} --scheme {options.scheme} --threads {options.threads} "
+    text += f"--rounds {options.rounds}`. "
     text += "In brackets: how many times hwsim is faster.\n\n"
     text += table(["model", f"hwsim {options.scheme}", *peers, "artifact"], rows)
     print(text)

@@ -12,10 +12,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import tvm
-from tvm import tirx
-from tvm.tirx import Buffer, PrimFunc, Var
+from tvm import tirx as _tirx
 
+# TVM's annotations refuse the Python numbers that its converters take, so its classes are untyped here.
+tirx: Any = _tirx
 Expr = Any
+Buffer = Any
+PrimFunc = Any
+Var = Any
 
 
 class Code:
@@ -55,7 +59,7 @@ class Code:
         """Name a value so that it is computed once; numbers need no name."""
         if isinstance(value, int):
             return tirx.const(value, "int32")
-        variable = Var(self._fresh(stem), value.ty)
+        variable = tirx.Var(self._fresh(stem), value.ty)
         self.emit(tirx.Bind(variable, value))
         return variable
 
@@ -65,7 +69,7 @@ class Code:
         if extent == 1:
             yield tirx.const(0, "int32")
             return
-        variable = Var(self._fresh("i"), "int32")
+        variable = tirx.Var(self._fresh("i"), "int32")
         self._stack.append([])
         yield variable
         body = _sequence(self._stack.pop())
@@ -81,7 +85,7 @@ class Code:
 
     def function(self) -> PrimFunc:
         """The finished function, exported under its name."""
-        function = PrimFunc(self.parameters, _sequence(self._stack[0]))
+        function = tirx.PrimFunc(self.parameters, _sequence(self._stack[0]))
         return function.with_attr({"global_symbol": self.name, "tirx.noalias": True, "s_tir": True})
 
 

@@ -8,11 +8,9 @@ registers like in `product`.
 # TVM ships no type stubs for its expression classes.
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from tvm.tirx import PrimFunc
-
-from hwsim.compile.builder import Code, broadcast, store_lanes, vector
+from hwsim.compile.builder import Code, PrimFunc, broadcast, store_lanes, vector
 from hwsim.compile.expr import Evaluator, Node
 from hwsim.compile.isa import Isa
 from hwsim.compile.product import Operand
@@ -39,8 +37,8 @@ class Depthwise:
     sizes: tuple[int, int]
     activation_offset: int
     out_offset: int
-    activation_dtype: Literal["uint8", "int32"]
-    out_dtype: Literal["float32", "uint8", "int32"]
+    activation_dtype: str
+    out_dtype: str
     epilogue: Node
     operands: tuple[Operand, ...] = ()
     parallel: bool = False

@@ -11,9 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tvm import tirx
-
-from hwsim.compile.builder import Code, constant, vector
+from hwsim.compile.builder import Code, constant, tirx, vector
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from tvm import tirx
-
-from hwsim.compile.builder import broadcast, vector
+from hwsim.compile.builder import broadcast, tirx, vector
 from hwsim.errors import UserError
 
 Dot = Literal["vnni512", "vnni256", "avx2", "sdot", "mul", "fma"]

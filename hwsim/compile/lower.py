@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import fx
+from torch.fx.node import map_arg
 
 from hwsim.compile.emit import Emitter, join
 from hwsim.compile.expr import Node, const, gelu, leaf, op, sigmoid
@@ -91,7 +92,7 @@ class Lowering(ProductLowering, FloatLowering, VectorLowering):
             self.values[node] = self._node(node)
         return self.emitter.program
 
-    def _node(self, node: fx.Node) -> Any:
+    def _node(self, node: Any) -> Any:
         if node.op == "placeholder":
             return self._input(node)
         if node.op == "get_attr":
@@ -101,14 +102,14 @@ class Lowering(ProductLowering, FloatLowering, VectorLowering):
             return self._outputs(node)
         return self._call(node)
 
-    def _input(self, node: fx.Node) -> View:
+    def _input(self, node: Any) -> View:
         meta = node.meta["val"]
         shape, dtype = tuple(meta.shape), str(meta.dtype).removeprefix("torch.")
         buffer = Buffer(str(node.target), math.prod(shape), dtype, "input")
         self.emitter.program.inputs.append(Port(str(node.target), shape, dtype, buffer))
         return View(buffer, 0, shape, row_major(shape))
 
-    def _outputs(self, node: fx.Node) -> None:
+    def _outputs(self, node: Any) -> None:
         results = node.args[0] if isinstance(node.args[0], list | tuple) else [node.args[0]]
         for index, result in enumerate(r for r in results if isinstance(r, fx.Node)):
             self.emitter.layer = f"output{index}"
@@ -118,7 +119,7 @@ class Lowering(ProductLowering, FloatLowering, VectorLowering):
             port = Port(f"output{index}", view.shape, view.buffer.dtype, view.buffer)
             self.emitter.program.outputs.append(port)
 
-    def _call(self, node: fx.Node) -> Any:
+    def _call(self, node: Any) -> Any:
         name = _name(node)
         folded = self._fold(node)
         if folded is not None:
@@ -143,24 +144,24 @@ class Lowering(ProductLowering, FloatLowering, VectorLowering):
             )
         return handler(node)
 
-    def _fold(self, node: fx.Node) -> Const | None:
+    def _fold(self, node: Any) -> Const | None:
         """Compute what depends on constants only."""
         arguments = list(node.all_input_nodes)
         if not arguments or not all(isinstance(self.values[a], Const) for a in arguments):
             return None
         if str(node.target).startswith("hwsim."):
             return None
-        values = fx.node.map_arg((node.args, node.kwargs), lambda n: self.values[n].tensor)
+        values = map_arg((node.args, node.kwargs), lambda n: self.values[n].tensor)
         with torch.no_grad():
-            result = node.target(*values[0], **values[1])  # type: ignore[operator]
+            result = node.target(*values[0], **values[1])
         return Const(result, f"folded.{node.name}") if isinstance(result, torch.Tensor) else None
 
-    def stored(self, node: fx.Node) -> View:
+    def stored(self, node: Any) -> View:
         """The node's value in memory; remembered, so that a second reader does not compute it again."""
         self.values[node] = self.emitter.view(self.values[node])
         return self.values[node]
 
-    def _views(self, node: fx.Node) -> Any:
+    def _views(self, node: Any) -> Any:
         """Let torch compute strides; copy first only where a reshape cannot be a view."""
         source = node.args[0]
         value = self.values[source]
@@ -171,7 +172,7 @@ class Lowering(ProductLowering, FloatLowering, VectorLowering):
         for attempt in (view, None):
             current = attempt or self.emitter.stored_in_order(view, tuple(range(len(view.shape))))
             meta = current.meta()
-            results = node.target(meta, *node.args[1:], **node.kwargs)  # type: ignore[operator]
+            results = node.target(meta, *node.args[1:], **node.kwargs)
             many = isinstance(results, list | tuple)
             listed = list(results) if many else [results]
             if all(_same_storage(r, meta) for r in listed):
@@ -182,20 +183,20 @@ class Lowering(ProductLowering, FloatLowering, VectorLowering):
                 return views if many else views[0]
         raise AssertionError(f"{node}: not a view of a dense tensor")
 
-    def _wanted_order(self, node: fx.Node, value: Pending) -> tuple[int, ...] | None:
+    def _wanted_order(self, node: Any, value: Pending) -> tuple[int, ...] | None:
         """Memory order in which this view, and the reshape after it, are free: heads beside tokens."""
         axes = list(range(len(value.shape)))
         if _name(node) == "aten.transpose.int":
-            a, b = (int(x) % len(axes) for x in node.args[1:3])  # type: ignore[arg-type]
+            a, b = (int(x) % len(axes) for x in node.args[1:3])
             axes[a], axes[b] = axes[b], axes[a]
         elif _name(node) == "aten.permute.default":
-            axes = [int(a) % len(axes) for a in node.args[1]]  # type: ignore[union-attr]
+            axes = [int(a) % len(axes) for a in node.args[1]]
         else:
             return None
         # The kernel writes its fastest axis in vectors; that one must stay last.
         return tuple(axes) if axes[-1] == value.order[-1] else None
 
-    def _binary(self, node: fx.Node, name: str) -> Any:
+    def _binary(self, node: Any, name: str) -> Any:
         alpha = node.kwargs.get("alpha", 1)
         rounding = node.kwargs.get("rounding_mode")
         if rounding is not None:
@@ -206,7 +207,7 @@ class Lowering(ProductLowering, FloatLowering, VectorLowering):
 
         return self.compose(node, build, node.args[:2])
 
-    def compose(self, node: fx.Node, build: Callable[..., Node], arguments: Sequence[Any]) -> Value:
+    def compose(self, node: Any, build: Callable[..., Node], arguments: Sequence[Any]) -> Value:
         """An elementwise operator: joins the kernel that makes one operand, or stays lazy."""
         shape = tuple(node.meta["val"].shape)
         host = self._host(arguments, shape)
@@ -247,40 +248,40 @@ class Lowering(ProductLowering, FloatLowering, VectorLowering):
         leaves.append(self.stored(argument).broadcast(shape))
         return leaf(len(leaves))
 
-    def _settle(self, node: fx.Node, value: Value) -> Value:
+    def _settle(self, node: Any, value: Value) -> Value:
         """A tree with several readers is computed once."""
         if isinstance(value, Lazy) and len(node.users) > 1:
             return self.emitter.view(value)
         return value
 
-    def _aten_to_device(self, node: fx.Node) -> Value:
+    def _aten_to_device(self, node: Any) -> Value:
         return self._cast(node)
 
-    def _aten_to_dtype(self, node: fx.Node) -> Value:
+    def _aten_to_dtype(self, node: Any) -> Value:
         return self._cast(node)
 
-    def _aten__to_copy_default(self, node: fx.Node) -> Value:
+    def _aten__to_copy_default(self, node: Any) -> Value:
         return self._cast(node)
 
-    def _cast(self, node: fx.Node) -> Value:
+    def _cast(self, node: Any) -> Value:
         """Everything is float32 in vector work; a cast to bool makes 0 and 1."""
         if node.meta["val"].dtype == torch.bool:
             return self.compose(node, lambda x: op("min", op("abs", x), 1.0), [node.args[0]])
         return self.values[node.args[0]]
 
-    def _aten_where_Scalar(self, node: fx.Node) -> Value:
+    def _aten_where_Scalar(self, node: Any) -> Value:
         return self.compose(node, _select, node.args)
 
-    def _aten_where_self(self, node: fx.Node) -> Value:
+    def _aten_where_self(self, node: Any) -> Value:
         return self.compose(node, _select, node.args)
 
-    def _aten_where_ScalarOther(self, node: fx.Node) -> Value:
+    def _aten_where_ScalarOther(self, node: Any) -> Value:
         return self.compose(node, _select, node.args)
 
-    def _aten_index_Tensor(self, node: fx.Node) -> View:
+    def _aten_index_Tensor(self, node: Any) -> View:
         """Indexing by constant tensors that walk in steps is a view."""
         view = self.stored(node.args[0])
-        tables = [self.values[i].tensor.numpy() for i in node.args[1]]  # type: ignore[union-attr]
+        tables = [self.values[i].tensor.numpy() for i in node.args[1]]
         shape = tuple(node.meta["val"].shape)
         if len(tables) != len(view.shape):
             raise UserError(f"layer {self.emitter.layer}: partial indexing has no kernel")
@@ -305,7 +306,7 @@ def _select(condition: Node, yes: Node, no: Node) -> Node:
     return Node("where_ge0", (op("sub", condition, 0.5), yes, no))
 
 
-def _name(node: fx.Node) -> str:
+def _name(node: Any) -> str:
     return str(node.target)
 
 

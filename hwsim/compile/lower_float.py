@@ -39,9 +39,9 @@ class FloatLowering:
         leaves = (View(view.buffer, view.offset, pending.shape, strides),)
         return Pending(pending.shape, pending.order, pending.emit, op("add", leaf(0), leaf(1)), leaves)
 
-    def _aten_linear_default(self, node: fx.Node) -> Pending:
+    def _aten_linear_default(self, node: Any) -> Pending:
         arguments = [*node.args, None, None][:3]
-        x, shape = self.stored(arguments[0]), tuple(node.meta["val"].shape)  # type: ignore[arg-type]
+        x, shape = self.stored(arguments[0]), tuple(node.meta["val"].shape)
         if x.strides[-1] != 1 and x.shape[-1] > 1:
             x = self.emitter.stored_in_order(x, tuple(range(len(x.shape))))
         weight = self._weight(arguments[1])
@@ -63,7 +63,7 @@ class FloatLowering:
                 tuple((n, s[0], s[1]) for n, s in dims), (), x.shape[-1], sections, shape[-1],
                 (x.buffer.elements, destination.buffer.elements), activation_dtype="float32",
                 activation_offset=x.offset, out_offset=destination.offset,
-                out_dtype=destination.buffer.dtype, epilogue=tree,  # type: ignore[arg-type]
+                out_dtype=destination.buffer.dtype, epilogue=tree,
                 operands=_operands(leaves, (), tuple(s[2:] for _, s in dims), len(shape) - 1),
                 parallel=emitter.parallel,
             )  # fmt: skip
@@ -75,12 +75,12 @@ class FloatLowering:
         pending = Pending(shape, tuple(range(len(shape))), emit, leaf(0))
         return self._with_bias(pending, arguments[2], len(shape) - 1)
 
-    def _aten_conv2d_default(self, node: fx.Node) -> Pending:
+    def _aten_conv2d_default(self, node: Any) -> Pending:
         given = [*node.args, *[None] * 7][:7]
         stride, padding, dilation = (_pair(given[3 + i], default) for i, default in enumerate((1, 0, 1)))
-        groups, shape = int(given[6] or 1), tuple(node.meta["val"].shape)  # type: ignore[arg-type]
+        groups, shape = int(given[6] or 1), tuple(node.meta["val"].shape)
         weight = self._weight(given[1])
-        x = self._padded(given[0], padding)  # type: ignore[arg-type]
+        x = self._padded(given[0], padding)
         emitter, layer, isa = self.emitter, self.emitter.layer, self.emitter.isa.floating()
         channels, depth, kernel = shape[1] // groups, weight.shape[1], weight.shape[2:]
         sections = sections_for(channels, isa.lanes, isa.tile_vectors)
@@ -103,7 +103,7 @@ class FloatLowering:
                 ((kernel[0], high * dilation[0]), (kernel[1], wide * dilation[1])), depth, sections, channels,
                 (x.buffer.elements, destination.buffer.elements), batch=batch, activation_dtype="float32",
                 activation_offset=x.offset, out_offset=destination.offset,
-                out_dtype=destination.buffer.dtype, epilogue=tree,  # type: ignore[arg-type]
+                out_dtype=destination.buffer.dtype, epilogue=tree,
                 operands=_operands(leaves, jumps, tuple(s[2:] for _, s in dims), 1), parallel=emitter.parallel,
             )  # fmt: skip
             weights = constant(f"{layer}.{len(emitter.program.steps)}.weights", packed)
@@ -113,7 +113,7 @@ class FloatLowering:
 
         return self._with_bias(Pending(shape, (0, 2, 3, 1), emit, leaf(0)), given[2], 1)
 
-    def _padded(self, node: fx.Node, padding: tuple[int, int]) -> View:
+    def _padded(self, node: Any, padding: tuple[int, int]) -> View:
         """The input channels-last with its border of zeros; the view begins at the border's corner."""
         value = self.stored(node)
         images, channels, height, width = value.shape
@@ -128,8 +128,8 @@ class FloatLowering:
         self.emitter.into(value, View(buffer, inside, value.shape, strides))
         return View(buffer, 0, (images, channels, high, wide), strides)
 
-    def _aten_matmul_default(self, node: fx.Node) -> Pending:
-        left, right = self.stored(node.args[0]), self.stored(node.args[1])  # type: ignore[arg-type]
+    def _aten_matmul_default(self, node: Any) -> Pending:
+        left, right = self.stored(node.args[0]), self.stored(node.args[1])
         shape = tuple(node.meta["val"].shape)
         emitter, layer, isa = self.emitter, self.emitter.layer, self.emitter.isa.floating()
         if left.shape[:-2] != shape[:-2] or right.shape[:-2] != shape[:-2]:
@@ -156,7 +156,7 @@ class FloatLowering:
                 (left.buffer.elements, destination.buffer.elements),
                 batch=tuple((n, s[0], s[1]) for n, s in loops), activation_dtype="float32",
                 activation_offset=left.offset, out_offset=destination.offset,
-                out_dtype=destination.buffer.dtype, epilogue=tree,  # type: ignore[arg-type]
+                out_dtype=destination.buffer.dtype, epilogue=tree,
                 operands=_operands(
                     leaves, tuple(s[2:] for _, s in loops), (tuple(v.strides[row] for v in leaves),), len(shape) - 1
                 ),
@@ -167,10 +167,10 @@ class FloatLowering:
 
         return Pending(shape, tuple(range(len(shape))), emit, leaf(0))
 
-    def _aten_bmm_default(self, node: fx.Node) -> Pending:
+    def _aten_bmm_default(self, node: Any) -> Pending:
         return self._aten_matmul_default(node)
 
-    def _aten_mm_default(self, node: fx.Node) -> Pending:
+    def _aten_mm_default(self, node: Any) -> Pending:
         return self._aten_matmul_default(node)
 
     def _pack_right(self, right: View, sections: tuple[Section, ...], panels: Any) -> None:

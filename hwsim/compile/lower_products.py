@@ -1,74 +1,31 @@
-"""Handlers of the quantized products: quantize, int_linear, int_conv2d, int_matmul, rescale, dequantize.
+"""Handlers of the products with stored weights: int_linear, int_conv2d, rescale.
 
-Codes live in memory as unsigned bytes (signed codes are shifted by 128, and so is their zero point, which
-changes no product). Their layout follows the reader: rows with a pitch for a linear layer, channels-last with
-a border for a convolution, panels for the right operand of a product of two activations.
+The terms of a layer become one product kernel; terms that read few input columns are gathered and multiplied
+first, and join the epilogue of the main product.
 """
 # pyright: basic
 # torch.fx nodes carry untyped arguments and metadata.
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from torch import fx
 
 from hwsim.compile.depthwise import Depthwise
-from hwsim.compile.emit import Emitter, sink_of, source_of
-from hwsim.compile.expr import Node, leaf, op, quantize
+from hwsim.compile.emit import sink_of, source_of
+from hwsim.compile.expr import Node, leaf, op
 from hwsim.compile.isa import Isa
-from hwsim.compile.operand import PackRight, RowTerms
+from hwsim.compile.lower_attention import AttentionLowering
+from hwsim.compile.lower_codes import Quantized, epilogue_operands, result_type
 from hwsim.compile.pack import Packed, pack_terms, storage_bits
-from hwsim.compile.product import Operand, Product, sections_for
+from hwsim.compile.product import Product
 from hwsim.compile.program import Buffer, constant
-from hwsim.compile.values import Pending, Value, View, collapse, normal
+from hwsim.compile.values import Pending, View, collapse
 from hwsim.compile.vector import Gather
 from hwsim.errors import UserError
 
 _TILE_ONE_ROW = 8  # vectors of a panel when there is a single row: many columns hide the latency
-
-
-@dataclass
-class Quantized:
-    """A quantized activation: the float value it comes from and, by layout, its codes in memory."""
-
-    source: fx.Node
-    scale: float
-    zero_point: int
-    bits: int
-    signed: bool
-    shape: tuple[int, ...]
-    codes: dict[str, View] = field(default_factory=dict)
-
-    @property
-    def wide(self) -> bool:
-        """More than 8 bits: codes are kept as int32."""
-        return self.bits > 8
-
-    @property
-    def shift(self) -> int:
-        """What is added to signed codes to store them unsigned."""
-        return 128 if self.signed and not self.wide else 0
-
-    @property
-    def stored_zero(self) -> int:
-        """Zero point of the codes as they are stored."""
-        return self.zero_point + self.shift
-
-    def tree(self, x: Node, leaves: tuple[View, ...], name: str) -> tuple[Node, tuple[View, ...]]:
-        """The quantizer over ``x``; its scale and zero point join the leaves."""
-        low, high = 0, 2**self.bits - 1
-        if self.signed:
-            high = 2 ** (self.bits - 1) - 1
-            low = -high
-        settings = constant(name, np.array([self.scale, self.stored_zero], np.float32))
-        still = (0,) * len(self.shape)
-        added = tuple(View(settings, offset, self.shape, still) for offset in range(2))
-        scale, zero = leaf(len(leaves) + 1), leaf(len(leaves) + 2)
-        tree = quantize(x, scale, zero, low + self.shift, high + self.shift)
-        return tree, (*leaves, *added)
 
 
 @dataclass(frozen=True)
@@ -92,130 +49,24 @@ class Accumulators:
     conv: Geometry | None = None
 
 
-@dataclass(frozen=True)
-class PairAccumulators:
-    """int32 accumulators of a product of two activations."""
-
-    left: Quantized
-    right: Quantized
-    shape: tuple[int, ...]
-
-
-class ProductLowering:
+class ProductLowering(AttentionLowering):
     """Mixin of `Lowering`."""
 
-    emitter: Emitter
-    values: dict[fx.Node, Any]
-    stored: Callable[[fx.Node], View]
-    _quantizers: int = 0
-
-    @property
-    def isa(self) -> Isa:
-        """The machine."""
-        return self.emitter.isa
-
-    def _scalar(self, node: Any) -> float:
-        tensor = getattr(self.values.get(node), "tensor", None)
-        if tensor is None or tensor.numel() != 1:
-            raise UserError(
-                f"layer {self.emitter.layer}: activations quantized per token at run time have no kernel; "
-                "use static activation quantizers (calibrated ranges)"
-            )
-        return tensor.item()
-
-    def _hwsim_dynamic_range_default(self, node: fx.Node) -> tuple[None, None]:
-        return (None, None)
-
-    def _hwsim_quantize_default(self, node: fx.Node) -> Quantized:
-        x, scale, zero_point, bits, signed = node.args
-        shape = tuple(node.meta["val"].shape)
-        made = Quantized(x, self._scalar(scale), int(self._scalar(zero_point)), bits, signed, shape)  # type: ignore[arg-type]
-        kinds = {(_layout(user, node)) for user in node.users}
-        conv = [user for user in node.users if _layout(user, node) == "conv"]
-        padding = tuple(max((user.args[5][i] for user in conv), default=0) for i in range(2))  # type: ignore[index]
-        fused = len(kinds) == 1 and len(x.users) == 1  # type: ignore[union-attr]
-        if not fused:
-            self.stored(x)  # type: ignore[arg-type]
-        for kind in sorted(kinds):
-            if kind == "right" and made.wide:
-                raise UserError(
-                    f"layer {self.emitter.layer}: a right operand of {bits} bits has no kernel; use 8"
-                )
-            made.codes[kind] = self._write_codes(made, kind, padding)
-        return made
-
-    def _write_codes(self, q: Quantized, kind: str, padding: tuple[int, ...]) -> View:
-        """Codes in the layout that ``kind`` reads."""
-        value, shape, dtype = self.values[q.source], q.shape, "int32" if q.wide else "uint8"
-        if kind == "conv":
-            images, channels, height, width = shape
-            pitch = -(-channels // 4) * 4
-            high, wide = height + 2 * padding[0], width + 2 * padding[1]
-            strides = (high * wide * pitch, 1, wide * pitch, pitch)
-            offset = padding[0] * strides[2] + padding[1] * strides[3]
-            buffer = self.emitter.work(images * strides[0], dtype)
-            if any(padding):
-                self.emitter.fill(buffer, q.stored_zero)
-        else:
-            axes = list(range(len(shape)))
-            if kind == "right" and not self._last_fast(value):
-                axes[-1], axes[-2] = axes[-2], axes[-1]
-            pitch = -(-shape[axes[-1]] // 4) * 4
-            # The packing kernel reads whole vectors of columns: round the column axis up.
-            rows = (
-                shape[axes[-2]] if kind != "right" else -(-shape[axes[-2]] // self.isa.lanes) * self.isa.lanes
-            )
-            strides_list = [0] * len(shape)
-            strides_list[axes[-1]] = 1
-            strides_list[axes[-2]] = step = pitch
-            step *= rows
-            for axis in reversed(axes[:-2]):
-                strides_list[axis] = step
-                step *= shape[axis]
-            strides, offset = tuple(strides_list), 0
-            buffer = self.emitter.work(max(step, 1), dtype)
-        destination = View(buffer, offset, shape, strides)
-        self._into_codes(q, value, destination)
-        return destination
-
-    def _last_fast(self, value: Value) -> bool:
-        """Whether the source of a right operand (..., K, N) has N contiguous."""
-        if isinstance(value, Pending):
-            return value.order[-1] == len(value.shape) - 1
-        leaves = getattr(value, "leaves", None) or (value,)
-        return isinstance(leaves[0], View) and leaves[0].strides[-1] == 1
-
-    def _into_codes(self, q: Quantized, value: Value, destination: View) -> None:
-        if isinstance(value, Pending) and destination.strides[value.order[-1]] != 1:
-            value = self.emitter.view(value)
-        self._quantizers += 1
-        name = f"quantizer{self._quantizers}.{self.emitter.layer}"
-        if isinstance(value, Pending):
-            value.emit(*q.tree(value.node, value.leaves, name), destination)
-            return
-        lazy = self.emitter.lazy(value)
-        leaves = tuple(view.broadcast(q.shape) for view in lazy.leaves)
-        self.emitter.elementwise(*q.tree(lazy.node, leaves, name), destination)
-
-    def _hwsim_int_linear_default(self, node: fx.Node) -> Accumulators:
+    def _hwsim_int_linear_default(self, node: Any) -> Accumulators:
         q, _, codes, cols = node.args
         block = (self._array(codes), None if cols is None else self._array(cols))
-        return Accumulators(self.values[q], (block,), tuple(node.meta["val"].shape))  # type: ignore[index]
+        return Accumulators(self.values[q], (block,), tuple(node.meta["val"].shape))
 
-    def _hwsim_int_conv2d_default(self, node: fx.Node) -> Accumulators:
+    def _hwsim_int_conv2d_default(self, node: Any) -> Accumulators:
         q, _, codes, kernel, stride, padding, dilation, groups = node.args[:8]
         cols = node.args[10]
-        pairs = [tuple(int(v) for v in pair) for pair in (kernel, stride, padding, dilation)]  # type: ignore[union-attr]
+        pairs = [(int(pair[0]), int(pair[1])) for pair in (kernel, stride, padding, dilation)]
         block = (self._array(codes), None if cols is None else self._array(cols))
-        geometry = Geometry(*pairs, int(groups))  # type: ignore[arg-type]
-        return Accumulators(self.values[q], (block,), tuple(node.meta["val"].shape), geometry)  # type: ignore[index]
+        geometry = Geometry(pairs[0], pairs[1], pairs[2], pairs[3], int(groups))
+        return Accumulators(self.values[q], (block,), tuple(node.meta["val"].shape), geometry)
 
     def _join_accumulators(self, parts: list[Accumulators]) -> Accumulators:
         return replace(parts[0], blocks=tuple(block for part in parts for block in part.blocks))
-
-    def _hwsim_int_matmul_default(self, node: fx.Node) -> PairAccumulators:
-        left, _, right, _ = node.args
-        return PairAccumulators(self.values[left], self.values[right], tuple(node.meta["val"].shape))  # type: ignore[index]
 
     def _array(self, node: Any) -> np.ndarray:
         array = self.values[node].tensor.detach().cpu().numpy()
@@ -225,18 +76,18 @@ class ProductLowering:
             )
         return array
 
-    def _hwsim_rescale_default(self, node: fx.Node) -> Pending:
+    def _hwsim_rescale_default(self, node: Any) -> Pending:
         acc, weight_scale, act_scale, rows, parts, bias, channels, _ = node.args
-        accumulators: Accumulators = self.values[acc]  # type: ignore[index]
+        accumulators: Accumulators = self.values[acc]
         scale = self._array(weight_scale) * np.float32(self._scalar(act_scale))
-        everything = np.arange(channels, dtype=np.int64)  # type: ignore[arg-type]
+        everything = np.arange(channels, dtype=np.int64)
         table = None if rows is None else self._array(rows).astype(np.int64)
         terms: list[_Term] = []
         start = 0
         for block_codes, cols in accumulators.blocks:
             used = 0
             while used < block_codes.shape[0]:
-                count = int(parts[len(terms)])  # type: ignore[index]
+                count = int(parts[len(terms)])
                 places = everything if table is None else table[start : start + count]
                 codes = block_codes[used : used + count]
                 terms.append(_Term(codes, places, scale[start : start + count].astype(np.float32), cols))
@@ -248,7 +99,7 @@ class ProductLowering:
             leaves.append(self._column_term(accumulators, term, shape))
             tree = op("add", tree, leaf(len(leaves)))
         if bias is not None:
-            view = self.stored(bias)  # type: ignore[arg-type]
+            view = self.stored(bias)
             axis = 1 if accumulators.conv is not None else len(shape) - 1
             strides = tuple(1 if a == axis else 0 for a in range(len(shape)))
             leaves.append(View(view.buffer, view.offset, shape, strides))
@@ -364,10 +215,10 @@ class ProductLowering:
             product = Product(
                 tuple((n, s[0], s[1]) for n, s in dims), (), x.shape[-1], packed.sections, shape[-1],
                 (codes.buffer.elements, destination.buffer.elements),
-                packed_bits=packed.packed_bits, activation_dtype=codes.buffer.dtype,  # type: ignore[arg-type]
+                packed_bits=packed.packed_bits, activation_dtype=codes.buffer.dtype,
                 activation_offset=codes.offset, out_offset=destination.offset,
-                out_dtype=_result_type(destination), epilogue=node,
-                operands=_epilogue_operands(leaves, [(None, s[2:]) for _, s in dims], len(shape) - 1),
+                out_dtype=result_type(destination), epilogue=node,
+                operands=epilogue_operands(leaves, [(None, s[2:]) for _, s in dims], len(shape) - 1),
                 parallel=emitter.parallel, permuted=packed.permuted,
             )  # fmt: skip
             product, leaves = self._permute_constants(product, leaves, packed)
@@ -413,10 +264,10 @@ class ProductLowering:
             product = Product(
                 tuple((n, s[0], s[1]) for n, s in dims), tuple(steps), run, packed.sections, channels,
                 (codes.buffer.elements, destination.buffer.elements), batch=batch,
-                packed_bits=packed.packed_bits, activation_dtype=codes.buffer.dtype,  # type: ignore[arg-type]
+                packed_bits=packed.packed_bits, activation_dtype=codes.buffer.dtype,
                 activation_offset=origin, out_offset=destination.offset,
-                out_dtype=_result_type(destination), epilogue=node,
-                operands=_epilogue_operands(leaves, [*loops, *((None, s[2:]) for _, s in dims)], 1),
+                out_dtype=result_type(destination), epilogue=node,
+                operands=epilogue_operands(leaves, [*loops, *((None, s[2:]) for _, s in dims)], 1),
                 parallel=emitter.parallel, permuted=packed.permuted,
             )  # fmt: skip
             product, leaves = self._permute_constants(product, leaves, packed)
@@ -452,8 +303,8 @@ class ProductLowering:
                 tuple((shape[a], s, destination.strides[a]) for a, s in reading.items()),
                 ((conv.kernel[0], high * conv.dilation[0]), (conv.kernel[1], wide * conv.dilation[1])),
                 len(terms), channels, (codes.buffer.elements, destination.buffer.elements),
-                origin, destination.offset, codes.buffer.dtype, _result_type(destination), node,  # type: ignore[arg-type]
-                _epilogue_operands(leaves, rows, 1), emitter.parallel,
+                origin, destination.offset, codes.buffer.dtype, result_type(destination), node,
+                epilogue_operands(leaves, rows, 1), emitter.parallel,
             )  # fmt: skip
             name = f"{layer}.{len(emitter.program.steps)}"
             constants = [constant(f"{name}.weights", weights), constant(f"{name}.initial", initial),
@@ -462,62 +313,6 @@ class ProductLowering:
             emitter.step(kernel, operands, macs=macs)
 
         return Pending(shape, (0, 2, 3, 1), emit, leaf(0))
-
-    def _hwsim_dequantize_default(self, node: fx.Node) -> Pending:
-        """A product of two activations: pack the right operand, then the same kernel as for weights."""
-        pair: PairAccumulators = self.values[node.args[0]]  # type: ignore[index]
-        scale = np.float32(self._scalar(node.args[1])) * np.float32(self._scalar(node.args[2]))
-        emitter, layer, shape, isa = self.emitter, self.emitter.layer, pair.shape, self.isa
-        left, right = pair.left.codes["left"], pair.right.codes["right"]
-        if pair.left.wide:
-            raise UserError(f"layer {layer}: attention products of more than 8 bits have no kernel; use 8")
-        depth, columns = pair.left.shape[-1], shape[-1]
-        batch = math.prod(shape[:-2])
-        if pair.left.shape[:-2] != shape[:-2] or pair.right.shape[:-2] != shape[:-2]:
-            raise UserError(f"layer {layer}: a broadcast product of two activations has no kernel")
-        zero = pair.right.stored_zero - 128
-        packing = PackRight(
-            batch, columns, depth, sections_for(columns, isa.lanes, isa.tile_vectors), right.buffer.elements,
-            right.strides[-3] if len(shape) > 2 else right.buffer.elements,
-            (right.strides[-1], right.strides[-2]),
-        )  # fmt: skip
-        sizes = [elements for _, elements, _ in packing.arguments(isa)]
-        initial, panels = emitter.work(sizes[2], "int32"), emitter.work(sizes[3], "int8")
-        zeros = np.array([pair.left.stored_zero, -zero], np.int32)
-        settings = constant(f"{layer}.{len(emitter.program.steps)}.zeros", zeros)
-        emitter.step(packing, [right.buffer, settings, initial, panels], (2, 3))
-        row_terms: list[Buffer] = []
-        if zero:
-            rows = batch * shape[-2]
-            sums = RowTerms(rows, depth, left.strides[-2], left.buffer.elements)
-            row_terms.append(emitter.work(rows, "int32"))
-            emitter.step(sums, [left.buffer, settings, row_terms[0]])
-
-        def emit(node: Node, leaves: tuple[View, ...], destination: View) -> None:
-            emitter.layer = layer
-            leaves = emitter.fitted(leaves, len(shape) - 1)
-            batch_axes = [
-                (shape[a], (left.strides[a], destination.strides[a], *(v.strides[a] for v in leaves)))
-                for a in range(len(shape) - 2)
-            ]
-            loops = collapse(batch_axes)
-            row = len(shape) - 2
-            operands = [(s[2:], None) for _, s in loops] + [(None, tuple(v.strides[row] for v in leaves))]
-            product = Product(
-                ((shape[row], left.strides[row], destination.strides[row]),), (), depth, packing.sections, columns,
-                (left.buffer.elements, destination.buffer.elements),
-                batch=tuple((n, s[0], s[1]) for n, s in loops), activation_offset=left.offset,
-                out_offset=destination.offset, out_dtype=_result_type(destination), epilogue=node,
-                operands=_epilogue_operands(leaves, operands, len(shape) - 1), row_terms=bool(zero),
-                vectorized_scale=False, parallel=emitter.parallel,
-            )  # fmt: skip
-            name = f"{layer}.{len(emitter.program.steps)}.scale"
-            scales = constant(name, np.full(isa.lanes, scale, np.float32))
-            buffers = [left.buffer, panels, initial, scales, *row_terms]
-            operands = [*buffers, *(v.buffer for v in leaves), destination.buffer]
-            emitter.step(product, operands, macs=math.prod(shape) * depth)
-
-        return Pending(shape, tuple(range(len(shape))), emit, leaf(0))
 
 
 @dataclass(frozen=True)
@@ -530,40 +325,12 @@ class _Term:
     cols: np.ndarray | None
 
 
-def _layout(user: fx.Node, q: fx.Node) -> Literal["rows", "conv", "left", "right"]:
-    name = str(user.target)
-    if name == "hwsim.int_linear.default":
-        return "rows"
-    if name == "hwsim.int_conv2d.default":
-        return "conv"
-    return "left" if user.args[0] is q else "right"
-
-
-def _result_type(destination: View) -> Any:
-    return destination.buffer.dtype
-
-
 def _reshaped(shape: tuple[int, ...], channels: int) -> tuple[int, ...]:
     """Row-major strides of (..., channels)."""
     strides = [1]
     for size in reversed(shape[1:-1]):
         strides.insert(0, strides[0] * size)
     return (*(s * channels for s in strides), 1) if len(shape) > 1 else (1,)
-
-
-def _epilogue_operands(
-    leaves: tuple[View, ...], loops: list[tuple[Any, Any]], column: int
-) -> tuple[Operand, ...]:
-    """Operands of the epilogue; ``loops`` lists (batch strides, row strides) by loop, one of them None."""
-    return tuple(
-        Operand(
-            view.buffer.elements, view.offset,
-            tuple(b[i] for b, _ in loops if b is not None),
-            tuple(r[i] for _, r in loops if r is not None),
-            normal((view.shape[column],), (view.strides[column],))[0],
-        )
-        for i, view in enumerate(leaves)
-    )  # fmt: skip
 
 
 def _group_terms(terms: list[_Term], group: int, channels: int, groups: int) -> list[_Term]:

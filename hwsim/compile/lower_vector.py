@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import fx
+from torch.fx.node import map_arg
 
 from hwsim.compile.emit import Emitter, sink_of, source_of
 from hwsim.compile.expr import Node, const, leaf, op, remap
@@ -58,10 +59,10 @@ class VectorLowering:
 
         return Pending(shape, tuple(range(len(shape))), emit, leaf(0))
 
-    def _aten_layer_norm_default(self, node: fx.Node) -> Pending:
+    def _aten_layer_norm_default(self, node: Any) -> Pending:
         arguments = list(node.args) + [None] * 5
-        x = self._last_dense(self.stored(arguments[0]))  # type: ignore[arg-type]
-        if len(arguments[1]) != 1:  # type: ignore[arg-type]
+        x = self._last_dense(self.stored(arguments[0]))
+        if len(arguments[1]) != 1:
             raise UserError(f"layer {self.emitter.layer}: layer norm over several axes has no kernel")
         weight = node.kwargs.get("weight", arguments[2])
         bias = node.kwargs.get("bias", arguments[3])
@@ -79,8 +80,8 @@ class VectorLowering:
                 tree = op(name, tree, leaf(len(leaves)))
         return Pending(base.shape, base.order, base.emit, tree, tuple(leaves))
 
-    def _aten_softmax_int(self, node: fx.Node) -> Value:
-        source, axis = node.args[0], int(node.args[1])  # type: ignore[arg-type]
+    def _aten_softmax_int(self, node: Any) -> Value:
+        source, axis = node.args[0], int(node.args[1])
         value = self.values[source]
         shape = tuple(value.shape)
         if axis % len(shape) != len(shape) - 1:
@@ -88,7 +89,7 @@ class VectorLowering:
         if isinstance(value, Lazy) and value.leaves[0].strides[-1] == 1:
             own, tree = list(value.leaves), remap(value.node, lambda i: leaf(0 if i == 1 else i))
         else:
-            own, tree = [self._last_dense(self.stored(source))], leaf(0)  # type: ignore[arg-type]
+            own, tree = [self._last_dense(self.stored(source))], leaf(0)
         parallel = self.emitter.parallel
 
         def make(dims: Any, columns: int, epilogue: Node, sources: Any, sink: Any) -> Softmax:
@@ -96,14 +97,14 @@ class VectorLowering:
 
         return self._rowwise(shape, own, make)
 
-    def _aten__softmax_default(self, node: fx.Node) -> Value:
+    def _aten__softmax_default(self, node: Any) -> Value:
         return self._aten_softmax_int(node)
 
-    def _aten_cat_default(self, node: fx.Node) -> Value:
+    def _aten_cat_default(self, node: Any) -> Value:
         parts: Any = node.args[0]
         if not isinstance(self.values[parts[0]], View | Lazy | Pending | Const):
             return self._join_accumulators([self.values[p] for p in parts])  # type: ignore[attr-defined]
-        axis = int(node.args[1]) if len(node.args) > 1 else 0  # type: ignore[arg-type]
+        axis = int(node.args[1]) if len(node.args) > 1 else 0
         shape = tuple(node.meta["val"].shape)
         result = View(self.emitter.work(math.prod(shape)), 0, shape, row_major(shape))
         start = 0
@@ -117,37 +118,37 @@ class VectorLowering:
             start += size[axis]
         return result
 
-    def _aten_roll_default(self, node: fx.Node) -> Value:
+    def _aten_roll_default(self, node: Any) -> Value:
         """Copies of the blocks on either side of each wrap."""
-        view = self.stored(node.args[0])  # type: ignore[arg-type]
-        shifts, axes = list(node.args[1]), list(node.args[2])  # type: ignore[arg-type]
+        view = self.stored(node.args[0])
+        shifts, axes = list(node.args[1]), list(node.args[2])
         result = View(self.emitter.work(math.prod(view.shape)), 0, view.shape, row_major(view.shape))
         for source, target in _rolled(view, result, list(zip(axes, shifts, strict=True))):
             self.emitter.into(source, target)
         return result
 
-    def _aten_pad_default(self, node: fx.Node) -> Value:
-        widths = [int(w) for w in node.args[1]]  # type: ignore[union-attr]
+    def _aten_pad_default(self, node: Any) -> Value:
+        widths = [int(w) for w in node.args[1]]
         if not any(widths):
-            return self.values[node.args[0]]  # type: ignore[index]
+            return self.values[node.args[0]]
         if min(widths) < 0 or (len(node.args) > 2 and node.args[2] != "constant"):
             raise UserError(f"layer {self.emitter.layer}: only constant padding outwards has a kernel")
-        fill = float(node.args[3]) if len(node.args) > 3 and node.args[3] is not None else 0.0  # type: ignore[arg-type]
+        fill = float(node.args[3]) if len(node.args) > 3 and node.args[3] is not None else 0.0
         shape = tuple(node.meta["val"].shape)
         result = View(self.emitter.work(math.prod(shape)), 0, shape, row_major(shape))
         self.emitter.elementwise(const(fill), (), result)
         offset = sum(widths[2 * i] * result.strides[len(shape) - 1 - i] for i in range(len(widths) // 2))
-        source = self.values[node.args[0]]  # type: ignore[index]
+        source = self.values[node.args[0]]
         self.emitter.into(source, View(result.buffer, offset, tuple(source.shape), result.strides))
         return result
 
-    def _aten_constant_pad_nd_default(self, node: fx.Node) -> Value:
-        proxy = fx.node.map_arg(node.args, lambda n: n)
+    def _aten_constant_pad_nd_default(self, node: Any) -> Value:
+        proxy = map_arg(node.args, lambda n: n)
         node.args = (proxy[0], proxy[1], "constant", proxy[2] if len(proxy) > 2 else 0.0)
         return self._aten_pad_default(node)
 
-    def _aten_embedding_default(self, node: fx.Node) -> Value:
-        table, indices = self.stored(node.args[0]), self.stored(node.args[1])  # type: ignore[arg-type]
+    def _aten_embedding_default(self, node: Any) -> Value:
+        table, indices = self.stored(node.args[0]), self.stored(node.args[1])
         indices = indices if indices.dense() else self.emitter.dense(indices)
         shape = tuple(node.meta["val"].shape)
         rows = math.prod(indices.shape)
@@ -160,12 +161,12 @@ class VectorLowering:
         self.emitter.step(kernel, [table.buffer, indices.buffer, result.buffer])
         return result
 
-    def _aten_max_pool2d_default(self, node: fx.Node) -> Value:
+    def _aten_max_pool2d_default(self, node: Any) -> Value:
         arguments = list(node.args) + [None] * 5
         kernel, stride = _pair(arguments[1]), _pair(arguments[2] or arguments[1])
         return self._pool(node, (kernel, stride, _pair(arguments[3] or 0), _pair(arguments[4] or 1)), False)
 
-    def _aten_avg_pool2d_default(self, node: fx.Node) -> Value:
+    def _aten_avg_pool2d_default(self, node: Any) -> Value:
         arguments = list(node.args) + [None] * 5
         kernel, stride, padding = (
             _pair(arguments[1]),
@@ -178,8 +179,8 @@ class VectorLowering:
             )
         return self._pool(node, (kernel, stride, padding, (1, 1)), True)
 
-    def _aten_adaptive_avg_pool2d_default(self, node: fx.Node) -> Value:
-        source = self.values[node.args[0]]  # type: ignore[index]
+    def _aten_adaptive_avg_pool2d_default(self, node: Any) -> Value:
+        source = self.values[node.args[0]]
         out = _pair(node.args[1])
         size = source.shape[-2:]
         if size[0] % out[0] or size[1] % out[1]:
@@ -189,9 +190,9 @@ class VectorLowering:
         window = (size[0] // out[0], size[1] // out[1])
         return self._pool(node, (window, window, (0, 0), (1, 1)), True)
 
-    def _pool(self, node: fx.Node, geometry: tuple[tuple[int, int], ...], mean: bool) -> View:
+    def _pool(self, node: Any, geometry: tuple[tuple[int, int], ...], mean: bool) -> View:
         kernel, stride, padding, dilation = geometry
-        view = self.stored(node.args[0])  # type: ignore[arg-type]
+        view = self.stored(node.args[0])
         shape = tuple(node.meta["val"].shape)
         order = (0, 2, 3, 1)
         result = View(self.emitter.work(math.prod(shape)), 0, shape, ordered_strides(shape, order))
@@ -213,9 +214,9 @@ class VectorLowering:
         self.emitter.step(pool, [view.buffer, result.buffer])
         return result
 
-    def _aten_mean_dim(self, node: fx.Node) -> Value:
-        view = self.stored(node.args[0])  # type: ignore[arg-type]
-        axes = sorted(int(a) % len(view.shape) for a in node.args[1])  # type: ignore[union-attr]
+    def _aten_mean_dim(self, node: Any) -> Value:
+        view = self.stored(node.args[0])
+        axes = sorted(int(a) % len(view.shape) for a in node.args[1])
         kept = [a for a in range(len(view.shape)) if a not in axes]
         shape = tuple(node.meta["val"].shape)
         small = tuple(view.shape[a] for a in kept)

@@ -12,10 +12,7 @@ operands, so that all layers of one shape share a kernel.
 from dataclasses import dataclass
 from typing import Any
 
-from tvm import tirx
-from tvm.tirx import PrimFunc
-
-from hwsim.compile.builder import Code, broadcast, constant, vector
+from hwsim.compile.builder import Code, PrimFunc, broadcast, constant, tirx, vector
 from hwsim.compile.isa import Isa, dot
 from hwsim.compile.product import Section
 
@@ -51,39 +48,42 @@ class PackRight:
     def build(self, name: str, isa: Isa) -> PrimFunc:
         """The kernel for ``isa``."""
         code = Code(name)
-        codes, zeros, initial, out = (code.parameter(n, size, t) for n, size, t in self.arguments(isa))
-        blocks = -(-self.depth // isa.depth)
-        word = isa.lanes * isa.depth
+        buffers = tuple(code.parameter(n, size, t) for n, size, t in self.arguments(isa))
         with code.loop(self.batch) as entry:
             first = 0
             for section in self.sections:
                 with code.loop(section.panels) as panel, code.loop(section.vectors) as v:
-                    slot = code.bind("s", first + panel * section.vectors + v)
-                    start = code.bind("c", entry * self.batch_stride + slot * (isa.lanes * self.steps[0]))
-                    panel_base = (entry * self.slots() + first + panel * section.vectors) * (blocks * word)
-                    total = code.scratch("sum", 1, vector("int32", isa.lanes))
-                    code.store(total, 0, constant(0, "int32", isa.lanes))
-                    whole = self.depth // isa.depth
-
-                    def block_body(block: Any, valid: int) -> None:
-                        place = code.bind("b", panel_base + (block * section.vectors + v) * word)  # noqa: B023
-                        self._block(
-                            isa, code, codes, out, (start + block * isa.depth * self.steps[1], place, valid)
-                        )
-                        packed = out.vload([place], vector("int8", word))
-                        code.store(total, 0, dot(isa, total.vload([0]), _ones(isa), packed))  # noqa: B023
-
-                    if whole:
-                        with code.loop(whole) as block:
-                            block_body(block, isa.depth)
-                    if self.depth % isa.depth:
-                        block_body(tirx.const(whole, "int32"), self.depth % isa.depth)
-                    offset = tirx.const(isa.activation_offset, "int32") - zeros.vload([0])
-                    factor = broadcast(offset, isa.lanes)
-                    lane = (entry * self.slots() + slot) * isa.lanes
-                    code.store(initial, lane, total.vload([0]) * factor)
+                    self._slot(
+                        isa, code, buffers, (entry, first + panel * section.vectors, v, section.vectors)
+                    )
                 first += section.panels * section.vectors
         return code.function()
+
+    def _slot(self, isa: Isa, code: Code, buffers: tuple[Any, ...], where: tuple[Any, Any, Any, int]) -> None:
+        """All of K for one vector of columns: bytes, then their sums times what the zero point asks."""
+        codes, zeros, initial, out = buffers
+        entry, first, v, vectors = where
+        whole, rest = divmod(self.depth, isa.depth)
+        word = isa.lanes * isa.depth
+        start = code.bind("c", entry * self.batch_stride + (first + v) * (isa.lanes * self.steps[0]))
+        panel = (entry * self.slots() + first) * ((whole + (rest > 0)) * word)
+        total = code.scratch("sum", 1, vector("int32", isa.lanes))
+        code.store(total, 0, constant(0, "int32", isa.lanes))
+
+        def step(block: Any, valid: int) -> None:
+            place = code.bind("b", panel + (block * vectors + v) * word)
+            self._block(isa, code, codes, out, (start + block * isa.depth * self.steps[1], place, valid))
+            packed = out.vload([place], vector("int8", word))
+            code.store(total, 0, dot(isa, total.vload([0]), _ones(isa), packed))
+
+        if whole:
+            with code.loop(whole) as block:
+                step(block, isa.depth)
+        if rest:
+            step(tirx.const(whole, "int32"), rest)
+        offset = tirx.const(isa.activation_offset, "int32") - zeros.vload([0])
+        lane = (entry * self.slots() + first + v) * isa.lanes
+        code.store(initial, lane, total.vload([0]) * broadcast(offset, isa.lanes))
 
     def _block(self, isa: Isa, code: Code, codes: Any, out: Any, where: tuple[Any, Any, int]) -> None:
         """One vector of one step of K; ``valid`` of its ``isa.depth`` codes exist, the others become 0."""

@@ -18,14 +18,11 @@ arithmetic shift takes back exactly.
 # pyright: basic
 # TVM ships no type stubs for its expression classes.
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal
+from typing import Any
 
-from tvm import tirx
-from tvm.tirx import PrimFunc
-
-from hwsim.compile.builder import Code, broadcast, constant, store_lanes, vector
+from hwsim.compile.builder import Code, PrimFunc, broadcast, constant, store_lanes, tirx, vector
 from hwsim.compile.expr import Evaluator, Node, leaf
 from hwsim.compile.isa import Isa, dot, load_activations
 
@@ -96,10 +93,10 @@ class Product:
     sizes: tuple[int, int]
     batch: tuple[tuple[int, int, int], ...] = ()
     packed_bits: int = 8
-    activation_dtype: Literal["uint8", "int32", "float32"] = "uint8"
+    activation_dtype: str = "uint8"
     activation_offset: int = 0
     out_offset: int = 0
-    out_dtype: Literal["float32", "uint8", "int32"] = "float32"
+    out_dtype: str = "float32"
     epilogue: Node = IDENTITY
     operands: tuple[Operand, ...] = ()
     row_terms: bool = False
@@ -361,12 +358,12 @@ class _Writer:
         ragged: int,
     ) -> None:
         product, isa, code = self.product, self.isa, self.code
-        column, output = slot
+        column = slot[0]
         target: Any = product.out_offset
         target = target + sum(b * s for b, (_, _, s) in zip(place.batch, product.batch, strict=True))
         target = target + sum(c * s for c, (_, _, s) in zip(where, product.dims, strict=True))
         if product.raw:
-            result = sum(values[1:], values[0])
+            result: Any = sum(values[1:], values[0])
         else:
             result = self._evaluate(place, where, slot, self._rescale(place, first, values))
         result = result.astype(vector(product.out_dtype, isa.lanes))
@@ -456,8 +453,3 @@ def sections_for(columns: int, lanes: int, vectors: int) -> tuple[Section, ...]:
     if rest:
         result.append(Section((1,) * rest, 1, ragged))
     return tuple(result)
-
-
-def with_epilogue(product: Product, epilogue: Node, operands: tuple[Operand, ...]) -> Product:
-    """The same product with other elementwise work fused behind it."""
-    return replace(product, epilogue=epilogue, operands=operands)

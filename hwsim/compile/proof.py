@@ -73,9 +73,9 @@ def weight_multiplications(kernel: Kernel, isa: Isa) -> frozenset[str]:
         kind = type(node).__name__
         if kind == "Bind" and _reads(node.value, tainted):
             tainted.add(node.var.name)
-        elif kind in ("Mul", "Call") and _reads(node, tainted):
-            if kind == "Mul" or "llvm_pure_intrin" in str(node.op):
-                types.add(str(node.ty.dtype))
+        multiplies = kind == "Mul" or (kind == "Call" and "llvm_pure_intrin" in str(node.op))
+        if multiplies and _reads(node, tainted):
+            types.add(str(node.ty.dtype))
     return frozenset(types)
 
 

@@ -11,10 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tvm import tirx
-from tvm.tirx import PrimFunc
-
-from hwsim.compile.builder import Code, broadcast, constant, store_lanes, vector
+from hwsim.compile.builder import Code, PrimFunc, broadcast, constant, store_lanes, tirx, vector
 from hwsim.compile.expr import Evaluator, Node
 from hwsim.compile.isa import Isa
 

@@ -74,6 +74,7 @@ class Model:
             (functions[name], [tensors[i] for i in places]) for name, places, _ in program["steps"]
         ]
         self.layers = [layer for _, _, layer in program["steps"]]
+        self.kernels = [name for name, _, _ in program["steps"]]
         self._in = [arrays[p["buffer"]] for p in program["inputs"]]
         self._out = [arrays[p["buffer"]] for p in program["outputs"]]
 
@@ -131,8 +132,7 @@ class Model:
                 start = perf_counter()
                 function(*arguments)
                 best[index] = min(best[index], perf_counter() - start)
-        names = [function.__name__ if hasattr(function, "__name__") else "" for function, _ in self._steps]
-        return list(zip(self.layers, names, best, strict=True))
+        return list(zip(self.layers, self.kernels, best, strict=True))
 
 
 def load(directory: str | Path) -> Model:

@@ -74,7 +74,7 @@ def test_first_attention_product_is_exact(tmp_path, monkeypatch):
     monkeypatch.setenv("HWSIM_CACHE", str(tmp_path / "cache"))
     model, inputs, _ = quantized("transformer", "w8a8")
     module = model.integer()
-    wanted = [n for n in module.graph.nodes if str(n.target) == "hwsim.dequantize.default"][0]
+    wanted = next(n for n in module.graph.nodes if str(n.target) == "hwsim.dequantize.default")
     next(n for n in module.graph.nodes if n.op == "output").args = ((wanted,),)
     module.graph.eliminate_dead_code()
     module.recompile()

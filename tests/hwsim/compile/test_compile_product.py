@@ -28,7 +28,8 @@ def gemm(a, terms, rows, zero_point, isa, vectors=None):
     pitch = -(-k // 4) * 4
     padded = np.full((m, pitch), 7, np.uint8)
     padded[:, :k] = a
-    product = Product(((m, pitch, n),), (), k, packed.sections, n, (m * pitch, m * n), out_dtype="int32", raw=True, permuted=packed.permuted,
+    product = Product(((m, pitch, n),), (), k, packed.sections, n, (m * pitch, m * n), out_dtype="int32", raw=True,
+                      permuted=packed.permuted,
                       packed_bits=packed.packed_bits)  # fmt: skip
     out = np.zeros(m * n, np.int32)
     inputs = [padded.ravel(), packed.weights, packed.initial(zero_point, isa)]

@@ -1,0 +1,90 @@
+"""Products of two activations: pack the right operand, then the same kernel as for stored weights."""
+# pyright: basic
+# torch.fx nodes carry untyped arguments and metadata.
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hwsim.compile.expr import Node, leaf
+from hwsim.compile.lower_codes import CodesLowering, Quantized, epilogue_operands, result_type
+from hwsim.compile.operand import PackRight, RowTerms
+from hwsim.compile.product import Product, sections_for
+from hwsim.compile.program import Buffer, constant
+from hwsim.compile.values import Pending, View, collapse
+from hwsim.errors import UserError
+
+
+@dataclass(frozen=True)
+class PairAccumulators:
+    """int32 accumulators of a product of two activations."""
+
+    left: Quantized
+    right: Quantized
+    shape: tuple[int, ...]
+
+
+class AttentionLowering(CodesLowering):
+    """Mixin of `Lowering`."""
+
+    def _hwsim_int_matmul_default(self, node: Any) -> PairAccumulators:
+        left, _, right, _ = node.args
+        return PairAccumulators(self.values[left], self.values[right], tuple(node.meta["val"].shape))
+
+    def _hwsim_dequantize_default(self, node: Any) -> Pending:
+        """A product of two activations: pack the right operand, then the same kernel as for weights."""
+        pair: PairAccumulators = self.values[node.args[0]]
+        scale = np.float32(self._scalar(node.args[1])) * np.float32(self._scalar(node.args[2]))
+        emitter, layer, shape, isa = self.emitter, self.emitter.layer, pair.shape, self.isa
+        left, right = pair.left.codes["left"], pair.right.codes["right"]
+        if pair.left.wide:
+            raise UserError(f"layer {layer}: attention products of more than 8 bits have no kernel; use 8")
+        depth, columns = pair.left.shape[-1], shape[-1]
+        batch = math.prod(shape[:-2])
+        if pair.left.shape[:-2] != shape[:-2] or pair.right.shape[:-2] != shape[:-2]:
+            raise UserError(f"layer {layer}: a broadcast product of two activations has no kernel")
+        zero = pair.right.stored_zero - 128
+        packing = PackRight(
+            batch, columns, depth, sections_for(columns, isa.lanes, isa.tile_vectors), right.buffer.elements,
+            right.strides[-3] if len(shape) > 2 else right.buffer.elements,
+            (right.strides[-1], right.strides[-2]),
+        )  # fmt: skip
+        sizes = [elements for _, elements, _ in packing.arguments(isa)]
+        initial, panels = emitter.work(sizes[2], "int32"), emitter.work(sizes[3], "int8")
+        zeros = np.array([pair.left.stored_zero, -zero], np.int32)
+        settings = constant(f"{layer}.{len(emitter.program.steps)}.zeros", zeros)
+        emitter.step(packing, [right.buffer, settings, initial, panels], (2, 3))
+        row_terms: list[Buffer] = []
+        if zero:
+            rows = batch * shape[-2]
+            sums = RowTerms(rows, depth, left.strides[-2], left.buffer.elements)
+            row_terms.append(emitter.work(rows, "int32"))
+            emitter.step(sums, [left.buffer, settings, row_terms[0]])
+
+        def emit(node: Node, leaves: tuple[View, ...], destination: View) -> None:
+            emitter.layer = layer
+            leaves = emitter.fitted(leaves, len(shape) - 1)
+            batch_axes = [
+                (shape[a], (left.strides[a], destination.strides[a], *(v.strides[a] for v in leaves)))
+                for a in range(len(shape) - 2)
+            ]
+            loops = collapse(batch_axes)
+            row = len(shape) - 2
+            operands = [(s[2:], None) for _, s in loops] + [(None, tuple(v.strides[row] for v in leaves))]
+            product = Product(
+                ((shape[row], left.strides[row], destination.strides[row]),), (), depth, packing.sections, columns,
+                (left.buffer.elements, destination.buffer.elements),
+                batch=tuple((n, s[0], s[1]) for n, s in loops), activation_offset=left.offset,
+                out_offset=destination.offset, out_dtype=result_type(destination), epilogue=node,
+                operands=epilogue_operands(leaves, operands, len(shape) - 1), row_terms=bool(zero),
+                vectorized_scale=False, parallel=emitter.parallel,
+            )  # fmt: skip
+            name = f"{layer}.{len(emitter.program.steps)}.scale"
+            scales = constant(name, np.full(isa.lanes, scale, np.float32))
+            buffers = [left.buffer, panels, initial, scales, *row_terms]
+            operands = [*buffers, *(v.buffer for v in leaves), destination.buffer]
+            emitter.step(product, operands, macs=math.prod(shape) * depth)
+
+        return Pending(shape, tuple(range(len(shape))), emit, leaf(0))
