@@ -163,8 +163,6 @@ def _fitted(tensor: Tensor, like: Tensor) -> Tensor | None:
         return None
     if tensor.shape == like.shape:
         return tensor
-    if isinstance(like, torch.nn.Parameter):
-        return None
     for dim, size in enumerate(like.shape):
         if tensor.shape[dim] != size:
             first = tensor.narrow(dim, 0, 1)

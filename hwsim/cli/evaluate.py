@@ -66,7 +66,9 @@ def print_evaluation(result: Evaluation) -> None:
     """A table with the float model beside the quantized one."""
     from rich.table import Table
 
-    table = Table(title=f"{result.model} on {result.data.count} samples of {result.data.source}")
+    out = console.out()
+    out.print(f"{result.model} on {result.data.count} samples of {result.data.source}")
+    table = Table()
     table.add_column("")
     table.add_column("measured", justify="right")
     if result.reference is not None:
@@ -77,7 +79,6 @@ def print_evaluation(result: Evaluation) -> None:
         if result.reference is not None:
             cells.append(format(result.reference[name], form) if name in result.reference else "")
         table.add_row(*cells)
-    out = console.out()
     out.print(table)
     out.print(f"data: {result.data.kind}, sha256 {result.data.sha256[:16]}…, {result.data.preprocessing}")
     for remark in result.remarks:

@@ -224,6 +224,41 @@ def test_round_trip_on_disk_is_bit_identical(tmp_path, net, text):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+@pytest.mark.parametrize("parameter", [True, False])
+def test_constants_folded_at_another_batch_size_are_fitted(tmp_path, parameter):
+    """Export repeats a class token or a mask along the traced batch; the saved one serves any batch."""
+
+    class Shifted(nn.Module):
+        def __init__(self, batch):
+            super().__init__()
+            shift = torch.linspace(-1, 1, 6).repeat(batch, 1)
+            self.fc = nn.Linear(6, 4)
+            if parameter:
+                self.shift = nn.Parameter(shift)
+            else:
+                self.register_buffer("shift", shift)
+
+        def forward(self, x):
+            return self.fc(x + self.shift)
+
+    x = torch.randn(5, 6)
+    graph, _ = traced(Shifted(5), ["fc"], x)
+    names = {"fc": Scheme(8, 8)}
+    model = quantize(graph, names, ranges=observe_ranges(graph, names, [(x,)]))
+    model.save(tmp_path)
+    for batch in (1, 3):
+        other, _ = traced(Shifted(batch), ["fc"], x[:batch])
+        for tensor in (*other.parameters(), *other.buffers()):
+            tensor.data.zero_()
+        again = QuantizedModel.load(tmp_path, other)
+        assert torch.equal(run(again.integer(), x[:batch]), run(model.integer(), x)[:batch])
+    wrong = QuantizedModel(graph, model.layers, model.activations)
+    graph.shift.data[0, 0] += 1  # rows now differ: nothing to repeat
+    wrong.save(tmp_path)
+    with pytest.raises(QuantError, match=r"shift|constant"):
+        QuantizedModel.load(tmp_path, traced(Shifted(3), ["fc"], x[:3])[0])
+
+
 def test_four_bit_weights_take_four_bits(tmp_path):
     graph, x = traced(nn.Sequential(nn.Linear(512, 512)), ["fc"], torch.randn(1, 512))
     sizes = {}
