@@ -32,6 +32,11 @@ def percent(value: float | None, digits: int = 1) -> str:
     return MISSING if value is None else f"{100 * value:.{digits}f} %"
 
 
+def signed(share: float) -> str:
+    """A difference in percent with its sign; no ``-0.0``."""
+    return f"{round(100 * share, 1) + 0.0:+.1f}"
+
+
 def cycles(value: float | None) -> str:
     """A cycle count with thousands separated."""
     return MISSING if value is None else f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
@@ -54,13 +59,15 @@ def validation_line(report: Report) -> str:
     verdict = "inside" if check.held else "OUTSIDE"
     text = (
         f"predicted {cycles(check.predicted_cycles)} cycles, simulated {cycles(check.simulated_cycles)} cycles: "
-        f"{100 * check.difference:+.1f} %, {verdict} the bound of ±{percent(check.bound, 0)}"
+        f"{signed(check.difference)} %, {verdict} the bound of ±{percent(check.bound, 0)}"
     )
     if check.measured_seconds is None:
         return f"{text}; not measured: {report.missing('measured latency')}"
     simulated = check.simulated_cycles / report.clock_hz
     gap = simulated / check.measured_seconds - 1
-    return f"{text}; measured {quantity(check.measured_seconds, 'time')}, the simulation is {100 * gap:+.1f} % off"
+    return (
+        f"{text}; measured {quantity(check.measured_seconds, 'time')}, the simulation is {signed(gap)} % off"
+    )
 
 
 def engines_line(report: Report) -> str:

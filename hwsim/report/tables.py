@@ -94,7 +94,7 @@ def _layer_cells(row: LayerRow) -> list[str]:
         fmt.plain(row.bops / 1e9) if product else "",
         fmt.cycles(row.predicted_cycles),
         fmt.cycles(row.simulated_cycles),
-        "" if row.difference is None else f"{100 * row.difference:+.1f}",
+        "" if row.difference is None else fmt.signed(row.difference),
         f"{100 * row.share_of_time:.2f}",
         fmt.error(row.error) if product else "",
         "" if row.faster_than_float is None else f"{row.faster_than_float:.2f}",
@@ -150,7 +150,7 @@ def furthest(report: Report) -> Table:
     rows = [
         [
             row.name, row.scheme, fmt.cycles(row.predicted_cycles), fmt.cycles(row.simulated_cycles),
-            fmt.MISSING, "" if row.difference is None else f"{100 * row.difference:+.1f}",
+            fmt.MISSING, "" if row.difference is None else fmt.signed(row.difference),
             fmt.percent(row.share_of_time),
         ]
         for _, row in gaps[:FURTHEST]
@@ -162,7 +162,7 @@ def furthest(report: Report) -> Table:
     check = report.validation
     total = [
         "total", "", fmt.cycles(check.predicted_cycles), fmt.cycles(check.simulated_cycles),
-        fmt.quantity(check.measured_seconds, "time"), f"{100 * check.difference:+.1f}", fmt.percent(1.0),
+        fmt.quantity(check.measured_seconds, "time"), fmt.signed(check.difference), fmt.percent(1.0),
     ]  # fmt: skip
     return Table(
         "prediction", "The total and the layers furthest off", columns, [total, *rows], frozenset({0})
@@ -183,7 +183,7 @@ def anytime(report: Report) -> Table:
 def energy(report: Report) -> Table:
     """Energy of one inference by component."""
     total = sum(report.energy_by_component.values())
-    parts = sorted(report.energy_by_component.items(), key=lambda part: -part[1])
+    parts = sorted(report.energy_by_component.items(), key=lambda part: (-part[1], part[0]))
     rows = [[name, fmt.quantity(j, "energy"), fmt.percent(j / total if total else None)] for name, j in parts]
     rows.append(["total", fmt.quantity(total, "energy"), fmt.percent(1.0 if total else None)])
     columns = named_columns("component | energy | share", "1-2")
@@ -202,7 +202,7 @@ def provenance(report: Report) -> list[tuple[str, str]]:
         ("sensitivity", known.sensitivity),
         ("seed", str(known.seed)),
         ("solver", report.solver),
-        ("versions", ", ".join(f"{name} {version}" for name, version in known.versions.items())),
+        ("versions", ", ".join(f"{name} {version}" for name, version in sorted(known.versions.items()))),
         ("time by stage", ", ".join(f"{stage.name} {stage.seconds:.2f} s" for stage in report.stages)),
     ]
 

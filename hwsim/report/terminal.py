@@ -55,7 +55,7 @@ def print_details(report: Report, console: "Console") -> None:
             print_table(table, console)
     for line in tables.memory_lines(report):
         console.print(escape(line))
-    for name, reason in report.unavailable.items():
+    for name, reason in sorted(report.unavailable.items()):
         console.print(f"not obtained: {escape(name)}: {escape(reason)}", style="dim")
 
 
