@@ -111,9 +111,7 @@ def broadcast(value: Expr, lanes: int) -> Expr:
     return value if lanes == 1 else tirx.Broadcast(value, lanes)
 
 
-def compile_functions(
-    functions: dict[str, PrimFunc], target: dict[str, Any], *, checks: bool = True
-) -> tvm.runtime.Module:
+def compile_functions(functions: dict[str, PrimFunc], target: dict[str, Any], *, checks: bool = True) -> Any:
     """Compile functions into one runtime module for the described target; ``checks`` test every argument."""
     module = tvm.IRModule({tvm.ir.GlobalVar(name): function for name, function in functions.items()})
     # Storage rewriting merges the scratch of two tiles and loses the mark that keeps it in registers: the

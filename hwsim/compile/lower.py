@@ -211,21 +211,21 @@ class Lowering(ProductLowering, FloatLowering, VectorLowering):
         """An elementwise operator: joins the kernel that makes one operand, or stays lazy."""
         shape = tuple(node.meta["val"].shape)
         host = self._host(arguments, shape)
+        base: Any = None if host is None else self.values[host]
         leaves: list[View] = []
         nodes: list[Node] = []
-        if host is not None:
-            leaves.extend(self.values[host].leaves)
+        if base is not None:
+            leaves.extend(base.leaves)
         for argument in arguments:
             if not isinstance(argument, fx.Node):
                 nodes.append(const(float(argument)))
-            elif argument is host:
-                nodes.append(self.values[host].node)
+            elif argument is host and base is not None:
+                nodes.append(base.node)
             else:
                 nodes.append(self._operand(argument, shape, leaves))
         made = build(*nodes)
-        if host is None:
+        if base is None:
             return self._settle(node, Lazy(shape, made, tuple(leaves)))
-        base = self.values[host]
         return self._settle(node, Pending(shape, base.order, base.emit, made, tuple(leaves)))
 
     def _host(self, arguments: Sequence[Any], shape: tuple[int, ...]) -> fx.Node | None:
@@ -285,7 +285,7 @@ class Lowering(ProductLowering, FloatLowering, VectorLowering):
         shape = tuple(node.meta["val"].shape)
         if len(tables) != len(view.shape):
             raise UserError(f"layer {self.emitter.layer}: partial indexing has no kernel")
-        places = sum(
+        places: Any = sum(
             np.broadcast_to(t, shape).astype(np.int64) * s for t, s in zip(tables, view.strides, strict=True)
         )
         origin = (0,) * len(shape)
@@ -293,7 +293,7 @@ class Lowering(ProductLowering, FloatLowering, VectorLowering):
             int(np.take(places, 1, axis)[origin[1:]] - places[origin]) if size > 1 else 0
             for axis, size in enumerate(shape)
         )
-        walk = sum(
+        walk: Any = sum(
             np.arange(n).reshape((-1,) + (1,) * (len(shape) - 1 - a)) * strides[a]
             for a, n in enumerate(shape)
         )

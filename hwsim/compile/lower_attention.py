@@ -23,7 +23,7 @@ class PairAccumulators:
 
     left: Quantized
     right: Quantized
-    shape: tuple[int, ...]
+    shape: Any
 
 
 class AttentionLowering(CodesLowering):

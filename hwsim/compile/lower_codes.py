@@ -19,7 +19,7 @@ from hwsim.compile.expr import Node, leaf, quantize
 from hwsim.compile.isa import Isa
 from hwsim.compile.product import Operand
 from hwsim.compile.program import constant
-from hwsim.compile.values import Pending, Value, View, normal
+from hwsim.compile.values import Lazy, Pending, Value, View, normal
 from hwsim.errors import UserError
 
 
@@ -145,8 +145,8 @@ class CodesLowering:
         """Whether the source of a right operand (..., K, N) has N contiguous."""
         if isinstance(value, Pending):
             return value.order[-1] == len(value.shape) - 1
-        leaves = getattr(value, "leaves", None) or (value,)
-        return isinstance(leaves[0], View) and leaves[0].strides[-1] == 1
+        first = value.leaves[0] if isinstance(value, Lazy) else value
+        return isinstance(first, View) and first.strides[-1] == 1
 
     def _into_codes(self, q: Quantized, value: Value, destination: View) -> None:
         if isinstance(value, Pending) and destination.strides[value.order[-1]] != 1:

@@ -1,0 +1,57 @@
+"""The verbs `hwsim compile` and `hwsim run` end to end on a small network."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tvm")
+
+NETWORK = Path(__file__).resolve().parents[1] / "compile" / "tiny_networks.py"
+
+
+def hwsim(*arguments):
+    program = "import sys; from hwsim.cli.main import run; sys.exit(run(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_compile_then_run(tmp_path):
+    art = tmp_path / "art"
+    made = hwsim("compile", "--scheme", "w8a8", "--model", f"{NETWORK}:transformer", "-o", art, "--json")
+    assert made.returncode == 0, made.stderr
+    assert json.loads(made.stdout)["integer"]["integer_share"] == 1.0
+    np.savez(tmp_path / "x.npz", x=np.ones((1, 3, 32, 32), np.float32))
+    ran = hwsim("run", art, "--input", tmp_path / "x.npz", "--json", "-o", tmp_path / "y.npz", "--repeat", 3)
+    assert ran.returncode == 0, ran.stderr
+    document = json.loads(ran.stdout)
+    values = np.load(tmp_path / "y.npz")["output0"].ravel()
+    assert document["top"][0]["index"] == int(values.argmax())
+    assert document["median_ms"] > 0
+    wrong = hwsim("run", art, "--input", tmp_path / "y.npz")
+    assert wrong.returncode == 2
+    assert "the model takes" in wrong.stderr
+
+
+def test_image_is_prepared_like_the_calibration(tmp_path):
+    """Same pixels as hwsim.data.images gives to the torch model."""
+    from PIL import Image
+
+    from hwsim.data.dataset import InputForm
+    from hwsim.data.images import ImageForm
+    from hwsim.runtime.image import read_image
+
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    config = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "crop_pct": 0.9, "interpolation": "bicubic"}
+    form = ImageForm.of(InputForm((torch.zeros(1, 3, 32, 32),), config))
+    for size in ((80, 60), (34, 33)):
+        path = tmp_path / "image.png"
+        Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(path)
+        found = read_image(path, (1, 3, 32, 32), config)
+        with Image.open(path) as image:
+            expected = form.prepare(image).numpy()[None]
+        np.testing.assert_allclose(found, expected, atol=1e-6)
