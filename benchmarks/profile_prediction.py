@@ -72,13 +72,17 @@ class Watch(fx.Interpreter):
         return n.target(*operands, **kwargs)
 
 
-def draw(generator: np.random.Generator, names: list[str]) -> dict[str, Scheme]:
-    """One random assignment around a random budget."""
-    weight_level, act_level = generator.uniform(1, len(WEIGHTS) - 1), generator.uniform(0.5, 3.4)
+def draw(generator: np.random.Generator, names: list[str], least: int) -> dict[str, Scheme]:
+    """One random assignment around a random budget, activations of at least `least` bits."""
+    widths = [bits for bits in ACT_BITS if bits >= least]
+    weight_level, act_level = (
+        generator.uniform(1, len(WEIGHTS) - 1),
+        generator.uniform(0.5, len(widths) - 0.6),
+    )
     chosen = {}
     for name in names:
         weight = WEIGHTS[int(np.clip(round(weight_level + generator.normal() * 1.5), 0, len(WEIGHTS) - 1))]
-        act = ACT_BITS[int(np.clip(round(act_level + generator.normal()), 0, len(ACT_BITS) - 1))]
+        act = widths[int(np.clip(round(act_level + generator.normal()), 0, len(widths) - 1))]
         chosen[name] = Scheme(weight.weight_bits, act, order=weight.order)
     return chosen
 
@@ -113,6 +117,7 @@ def main() -> None:
     parser.add_argument("--assignments", type=int, default=24)
     parser.add_argument("--calibration", type=int, default=16)
     parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--least", type=int, default=6, help="least activation bits")
     parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared")
     arguments = parser.parse_args()
     data = arguments.shared / "data"
@@ -138,7 +143,7 @@ def main() -> None:
         Watch(module, ranges).run(calibration[0])
         reference = torch.cat([module(x)[0] for x in pictures]).log_softmax(-1)
         for _ in range(arguments.assignments):
-            assignment = draw(generator, [p.name for p in model.graph.products()])
+            assignment = draw(generator, [p.name for p in model.graph.products()], arguments.least)
             runner = Watch(module, ranges, expanded, assignment)
             noisy = torch.cat([runner.run(x)[0] for x in pictures]).log_softmax(-1)
             found["measured"].append(float((reference.exp() * (reference - noisy)).sum(-1).mean()))
