@@ -34,7 +34,7 @@ system-packages:
 	  command -v $${tool%%:*} >/dev/null || missing="$$missing $${tool##*:}"; done; \
 	if [ -n "$$missing" ] && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 	  echo "installing for the tests:$$missing"; \
-	  (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing) >/dev/null 2>&1 || \
+	  (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing fonts-dejavu-core libnewlib-arm-none-eabi) >/dev/null 2>&1 || \
 	  echo "not installed:$$missing (tests that need them skip)"; \
 	elif [ -n "$$missing" ]; then echo "absent, tests that need them skip:$$missing"; fi
 

@@ -13,7 +13,7 @@ from typing import Any
 from hwsim.compile.builder import Code, PrimFunc, broadcast, store_lanes, vector
 from hwsim.compile.expr import Evaluator, Node
 from hwsim.compile.isa import Isa
-from hwsim.compile.product import Operand
+from hwsim.compile.panels import Operand
 
 _TILE = 4
 

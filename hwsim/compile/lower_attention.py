@@ -11,7 +11,8 @@ import numpy as np
 from hwsim.compile.expr import Node, leaf
 from hwsim.compile.lower_codes import CodesLowering, Quantized, epilogue_operands, result_type
 from hwsim.compile.operand import PackRight, RowTerms
-from hwsim.compile.product import Product, sections_for
+from hwsim.compile.panels import sections_for
+from hwsim.compile.product import Product
 from hwsim.compile.program import Buffer, constant
 from hwsim.compile.values import Pending, View, collapse
 from hwsim.errors import UserError

@@ -17,7 +17,7 @@ from torch import fx
 from hwsim.compile.emit import Emitter
 from hwsim.compile.expr import Node, leaf, quantize
 from hwsim.compile.isa import Isa
-from hwsim.compile.product import Operand
+from hwsim.compile.panels import Operand
 from hwsim.compile.program import constant
 from hwsim.compile.values import Lazy, Pending, Value, View, normal
 from hwsim.errors import UserError

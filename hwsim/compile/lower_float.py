@@ -12,7 +12,8 @@ from torch import fx
 from hwsim.compile.emit import Emitter
 from hwsim.compile.expr import Node, const, leaf, op
 from hwsim.compile.pack import pack_float
-from hwsim.compile.product import Operand, Product, Section, sections_for
+from hwsim.compile.panels import Operand, Section, sections_for
+from hwsim.compile.product import Product
 from hwsim.compile.program import constant
 from hwsim.compile.values import Const, Pending, View, collapse, row_major
 from hwsim.errors import UserError

@@ -14,7 +14,7 @@ from typing import Any
 
 from hwsim.compile.builder import Code, PrimFunc, broadcast, constant, tirx, vector
 from hwsim.compile.isa import Isa, dot
-from hwsim.compile.product import Section
+from hwsim.compile.panels import Section
 
 _FLIP = -0x7F7F7F80  # 0x80808080 as int32: u8 -> s8 = u8 - 128, four bytes at once
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsim.compile.isa import Isa
-from hwsim.compile.product import Section, sections_for
+from hwsim.compile.panels import Section, sections_for
 
 Codes = NDArray[np.int8]
 

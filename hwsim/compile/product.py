@@ -25,37 +25,9 @@ from typing import Any
 from hwsim.compile.builder import Code, PrimFunc, broadcast, constant, store_lanes, tirx, vector
 from hwsim.compile.expr import Evaluator, Node, leaf
 from hwsim.compile.isa import Isa, dot, load_activations
+from hwsim.compile.panels import Operand, Section
 
 IDENTITY = leaf(0)
-
-
-@dataclass(frozen=True)
-class Section:
-    """``panels`` weight panels with the same terms per slot; ``ragged`` lanes valid in the last (0: all)."""
-
-    pattern: tuple[int, ...]
-    panels: int
-    ragged: int = 0
-
-    @property
-    def vectors(self) -> int:
-        """Vectors of one panel."""
-        return sum(self.pattern)
-
-
-@dataclass(frozen=True)
-class Operand:
-    """A float32 operand of the epilogue: strides of the batch loops, of the row dims, and of the column.
-
-    A ``packed`` operand has one value for each lane of each slot, in packed order (a permuted bias).
-    """
-
-    elements: int
-    offset: int
-    batch: tuple[int, ...]
-    rows: tuple[int, ...]
-    column: int
-    packed: bool = False
 
 
 @dataclass(frozen=True)
@@ -440,16 +412,3 @@ def unpack(load: Any, step: int, bits: int, size: int) -> Any:
         wide = wide << broadcast(tirx.const(shift, "int32"), words)
     signed_mask = mask * 0x01010101 - (1 << 32)
     return tirx.reinterpret(vector("int8", size), wide & broadcast(tirx.const(signed_mask, "int32"), words))
-
-
-def sections_for(columns: int, lanes: int, vectors: int) -> tuple[Section, ...]:
-    """Sections of a plain product: full panels, then what is left, the ragged slot last."""
-    slots, ragged = -(-columns // lanes), columns % lanes
-    full = slots // vectors
-    if ragged and slots % vectors == 0:
-        full -= 1
-    result = [Section((1,) * vectors, full)] if full else []
-    rest = slots - full * vectors
-    if rest:
-        result.append(Section((1,) * rest, 1, ragged))
-    return tuple(result)

@@ -161,8 +161,11 @@ def _budgets(found: Findings, simulation: "Simulation") -> list[Budget]:
         elif use.name.startswith("memory:"):
             asked = "capacity in the descriptor"
         used = simulation.seconds if use.name == "latency" else use.used * scale
+        # the planner may have been given a tighter latency, so that the replay stays inside the asked one
+        asked_latency = found.request.limits.latency if use.name == "latency" else None
+        limit = asked_latency or use.limit * scale
         name = use.name.replace("memory:", "memory ").replace("_", " ")
-        budgets.append(Budget(name=name, unit=unit, limit=use.limit * scale, value=used, asked_by=asked))  # pyright: ignore[reportArgumentType]
+        budgets.append(Budget(name=name, unit=unit, limit=limit, value=used, asked_by=asked))  # pyright: ignore[reportArgumentType]
     return budgets
 
 

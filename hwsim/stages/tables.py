@@ -140,7 +140,7 @@ def _memories(target: "Target") -> list[Memory]:
     last = {tensor: next((v for v in reversed(target.levels) if tensor in v.holds), None) for tensor in kept}
     memories: list[Memory] = []
     for level in target.levels:
-        holds = tuple(tensor for tensor in kept if last[tensor] is level)
+        holds: tuple[Literal["weights", "activations"], ...] = tuple(t for t in kept if last[t] is level)
         if holds and math.isfinite(level.capacity):
             memories.append(Memory(name=level.name, bytes=int(level.capacity), holds=holds))
     return memories
