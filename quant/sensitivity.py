@@ -28,7 +28,7 @@ Head = Literal["classes", "tokens", "features"]
 aten = torch.ops.aten
 PRODUCTS = (aten.linear.default, aten.conv2d.default, aten.matmul.default)
 DEFAULT_ACT_BITS = (2, 3, 4, 5, 6, 8)
-# Samples of one forward at which the exact and the steady estimate of an activation loss weigh the same.
+# Samples (over all probes) at which the exact and the steady estimate of an activation loss weigh the same.
 STEADY = 4.0
 
 
@@ -89,7 +89,8 @@ class _Sums:
 
     gradient: Tensor | None = None
     energy: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    loss: list[dict[int, float]] = field(default_factory=lambda: [{}, {}])
+    loss: list[dict[int, list[float]]] = field(default_factory=lambda: [{}, {}])
+    samples: list[int] = field(default_factory=lambda: [0, 0])
     moment: Tensor | None = None
     mean: Tensor | None = None
     batches: int = 0
@@ -213,6 +214,7 @@ class _Recorder(fx.Interpreter):
 
         def record(grad: Tensor) -> None:
             total.energy[position] += float(torch.linalg.vector_norm(grad, dtype=torch.float64) ** 2)
+            total.samples[position] += plain.shape[0] if plain.dim() > 1 else 1
             self._add_noise(total.loss[position], plain, grad)
 
         if not value.requires_grad:
@@ -221,7 +223,7 @@ class _Recorder(fx.Interpreter):
         alias.register_hook(record)
         return alias
 
-    def _add_noise(self, table: dict[int, float], value: Tensor, grad: Tensor) -> None:
+    def _add_noise(self, table: dict[int, list[float]], value: Tensor, grad: Tensor) -> None:
         """Add half the squared effect of the quantization error d of one operand, width by width.
 
         Activation errors are not independent: a clipped outlier channel errs alike at every position. The
@@ -229,12 +231,13 @@ class _Recorder(fx.Interpreter):
         is steady but misses it. They are weighted by how many samples there are to average.
         """
         samples = value.shape[0] if value.dim() > 1 else 1
-        trust = samples / (samples + STEADY)
         for bits, interval in zip(self.act_bits, mse_affine_ranges(value, self.act_bits), strict=True):
             noise = interval.error(value).mul_(grad)
             steady = float(torch.linalg.vector_norm(noise) ** 2)
             exact = float(torch.linalg.vector_norm(noise.reshape(samples, -1).sum(1)) ** 2)
-            table[bits] = table.get(bits, 0.0) + 0.5 * ((1 - trust) * steady + trust * exact)
+            sums = table.setdefault(bits, [0.0, 0.0])
+            sums[0] += 0.5 * steady
+            sums[1] += 0.5 * exact
 
 
 def _leaf(value: Tensor, record: Callable[[Tensor], None]) -> Tensor:
@@ -267,6 +270,12 @@ def _add_moments(total: _Sums, value: Tensor, node: fx.Node) -> None:
     total.batches += 1
 
 
+def _blend(sums: list[float], samples: int) -> float:
+    """The steady and the exact estimate, weighted by how many samples the exact one averages."""
+    trust = samples / (samples + STEADY)
+    return (1 - trust) * sums[0] + trust * sums[1]
+
+
 def _finish(total: _Sums, predictions: int) -> LayerSensitivity:
     assert total.moment is not None and total.mean is not None
     gradient = None if total.gradient is None else (total.gradient / predictions).numpy()
@@ -274,7 +283,8 @@ def _finish(total: _Sums, predictions: int) -> LayerSensitivity:
         squared_gradient=gradient,
         input_energy=tuple(value / predictions for value in total.energy[: total.operands]),
         act_loss=tuple(
-            {b: v / predictions for b, v in sorted(t.items())} for t in total.loss[: total.operands]
+            {bits: _blend(sums, samples) / predictions for bits, sums in sorted(table.items())}
+            for table, samples in zip(total.loss[: total.operands], total.samples, strict=False)
         ),
         moments=(total.moment / total.batches).numpy(),
         means=(total.mean / total.batches).numpy(),
