@@ -133,13 +133,19 @@ def summarise(schedule: Schedule, replay: "Replay", machine: Machine) -> Simulat
 
 def end_cycles(schedule: Schedule, machine: Machine) -> float:
     """Start of an inference, the host link's share of it, and the joining of an ensemble."""
-    cycles = machine.invocation_cycles
-    if machine.link_bytes_per_cycle > 0:
-        cycles += sum(schedule.ends_bytes) / machine.link_bytes_per_cycle + 2 * machine.link_latency_cycles
+    cycles = invocation_cycles(machine, sum(schedule.ends_bytes))
     lanes = schedule.jobs_left.shape[0]
     if lanes > 1:
         cycles += machine.sync_cycles
     return cycles
+
+
+def invocation_cycles(machine: Machine, moved_bytes: float) -> float:
+    """Start of an inference, and its inputs and outputs over the host link where there is one."""
+    if machine.link_bytes_per_cycle <= 0:
+        return machine.invocation_cycles
+    link = moved_bytes / machine.link_bytes_per_cycle + 2 * machine.link_latency_cycles
+    return machine.invocation_cycles + link
 
 
 def _layer_time(step: Step, schedule: Schedule, replay: "Replay", machine: Machine) -> LayerTime:

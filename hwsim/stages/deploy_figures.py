@@ -81,10 +81,9 @@ def roofline(
     target: "Target", plan: "Plan", options: "Mapping[str, OptionCost]"
 ) -> tuple[Roofline, dict[str, float]]:
     """The outermost memory that the layers use, the compute peaks they use, and each layer's bytes there."""
-    place = max(
-        (level for option in options.values() for level, size in enumerate(option.traffic_bytes) if size > 0),
-        default=len(target.levels) - 1,
-    )
+    own = len(target.levels)  # a host link that brings weights is priced as one more level behind these
+    used = [level for o in options.values() for level, size in enumerate(o.traffic_bytes[:own]) if size > 0]
+    place = max(used, default=own - 1)
     memory = target.levels[place]
     copies = 1 if memory.shared else target.unit_count
     peaks: dict[str, float] = {}

@@ -48,7 +48,7 @@ def fill_tables(
         )
         for layer, options in zip(products, costs, strict=True)
     )
-    fixed_cycles = math.ceil(sum(cost.cycles for cost in vectors) + target.inference_launch_cycles)
+    fixed_cycles = math.ceil(sum(cost.cycles for cost in vectors) + _ends(graph, target))
     return Tables(
         model=graph.model,
         target=target.name,
@@ -63,6 +63,16 @@ def fill_tables(
         ensembles=tuple(_ensembles(target, fixed_cycles, sum(cost.energy_pj for cost in vectors))),
         provenance=provenance,
     )
+
+
+def _ends(graph: "LayerGraph", target: "Target") -> float:
+    """Cycles of starting an inference and of bringing 8-bit inputs and outputs over the host link."""
+    from hwsim.simulate.cost import machine_of
+    from hwsim.simulate.simulation import invocation_cycles
+
+    machine = machine_of(target)
+    elements = graph.layers[0].input_elements + graph.layers[-1].elements
+    return invocation_cycles(machine, elements * machine.stored_bits(8) / 8)
 
 
 def _kind(layer: "Layer") -> str:

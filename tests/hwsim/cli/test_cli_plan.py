@@ -180,3 +180,24 @@ def test_json_goes_to_stdout_alone(tmp_path):
     report = json.loads(done.stdout)
     assert report["schema_version"] == 1
     assert report["target"] == "mcu_m7"
+
+
+@pytest.mark.parametrize("model", [CONV, VIT])
+def test_every_shipped_target_plans_or_says_why_not(model, tmp_path, capsys):
+    from hwsim.target.load import list_targets
+
+    for target in list_targets():
+        out = tmp_path / str(target)
+        code = plan("--target", str(target), "--model", model, "-o", str(out))
+        assert code in (0, 3), (target, capsys.readouterr().err)
+        if code == 0:
+            check = json.loads((out / "report.json").read_text())["validation"]
+            gap = abs(check["simulated_cycles"] / check["predicted_cycles"] - 1)
+            assert gap <= check["bound"], (target, gap)
+
+
+def test_weights_that_come_over_the_host_link(tmp_path):
+    """ResNet-18 is larger than the 8 MB on an Edge TPU: the rest crosses USB in every inference."""
+    assert plan("--target", "edge_tpu", "--model", "resnet18", "-o", str(tmp_path)) == 0
+    check = json.loads((tmp_path / "report.json").read_text())["validation"]
+    assert check["simulated_cycles"] == pytest.approx(check["predicted_cycles"], rel=check["bound"])
