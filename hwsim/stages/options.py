@@ -7,9 +7,10 @@ native wider width, where the device has it, is always among the options, so tha
 place. Products of two activations (attention) have no weight to expand.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from hwsim.errors import UserError
+from hwsim.simulate.pricing import operator_class
 from hwsim.stages.request import Widths
 from quant.scheme import Axis, Scheme
 
@@ -26,10 +27,7 @@ _FOURTH_ORDER = ((100, 100, 100), (100, 50, 25), (50, 50, 50), (50, 25, 25))
 
 def product_kind(layer: "Layer") -> "Product":
     """The kind under which a descriptor lists the layer."""
-    if layer.kind == "conv2d" and layer.groups > 1 and layer.n == 1:
-        return "depthwise"
-    assert layer.kind in ("linear", "conv2d", "matmul"), layer
-    return layer.kind
+    return cast("Product", operator_class(layer))
 
 
 def expansions(weight_bits: int, act_bits: int, axes: tuple[Axis, ...]) -> list[Scheme]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from hwsim.stages.live import live_sets
+from hwsim.stages.options import product_kind
 from planner.tables import (
     Agreement,
     EnsembleChoice,
@@ -41,7 +42,7 @@ def fill_tables(
     layers = tuple(
         LayerTable(
             name=layer.name,
-            kind=_kind(layer),
+            kind=product_kind(layer),
             options=tuple(_options(layer, options, errors[layer.name], len(products))),
             group=layer.group,
             macs=layer.macs,
@@ -73,10 +74,6 @@ def _ends(graph: "LayerGraph", target: "Target") -> float:
     machine = machine_of(target)
     elements = graph.layers[0].input_elements + graph.layers[-1].elements
     return invocation_cycles(machine, elements * machine.stored_bits(8) / 8)
-
-
-def _kind(layer: "Layer") -> str:
-    return "depthwise" if layer.kind == "conv2d" and layer.groups > 1 and layer.n == 1 else layer.kind
 
 
 def _options(
