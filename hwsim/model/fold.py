@@ -3,6 +3,9 @@
     bn(W x + b) = (g W) x + (g (b - mean) + beta),   g = gamma / sqrt(var + eps)
 
 The folded tensors are computed in float64 and rounded once, so folding is exact to the last bit or two.
+
+What the norm knew about the data does not get lost: over the training data its output had mean beta and deviation
+|gamma| in every channel. The product keeps both as ``node.meta["batch_norm"]``, for ranges and moments without data.
 """
 # torch types the arguments of an fx node as a union of everything an argument can be; which one it is follows
 # from the operator, which the checker cannot know.
@@ -62,7 +65,23 @@ def _fold(module: fx.GraphModule, product: fx.Node, norm: fx.Node) -> None:
     new_args[2] = rewrite.read_node(product, bias_name, rewrite.get_tensor(module, bias_name))
     product.args = tuple(new_args)
     product.kwargs = {key: item for key, item in product.kwargs.items() if key != "bias"}
+    statistics = _output_statistics(norm, (gamma, beta, mean, var))
+    if statistics is not None:
+        product.meta["batch_norm"] = statistics
     rewrite.replace(norm, product)
+
+
+def _output_statistics(norm: fx.Node, stored: tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor] | None:
+    """Mean and deviation of each channel behind the norm; None where its statistics were never measured.
+
+    A checkpoint whose norms were folded before has them back as identities: mean 0 and variance 1 throughout.
+    """
+    gamma, beta, mean, var = stored
+    if mean is None or var is None or mean.is_meta or (not mean.any() and bool((var == var[0]).all())):
+        return None
+    spread = (var / (var + float(norm.args[7]))).sqrt()
+    centre = torch.zeros_like(mean) if beta is None else beta
+    return centre.float(), (spread if gamma is None else gamma.abs() * spread).float()
 
 
 def _tensor(module: fx.GraphModule, node: object, like: Tensor) -> Tensor | None:

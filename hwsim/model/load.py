@@ -11,10 +11,10 @@ What the passes that follow may rely on in ``LoadedModel.module``, a plain ``tor
 * Every layer node (product or vector work) carries ``node.meta["layer"]`` (its unique name) and ``node.meta["kind"]``;
   views carry neither. ``node.meta["val"]`` is a tensor (or list) on the meta device with shape and type.
 * Attention is ``mul(q, scale)``, ``matmul`` (``.qk``), ``add`` of an additive mask if there is one, ``softmax``,
-  ``matmul`` (``.av``). RMS norms are one ``aten.rms_norm.default``. Batch norms behind a product are folded into it;
-  any other stays ``aten.batch_norm.default``. Dropout, in-place calls and no-ops are gone; views are
-  ``reshape, permute, transpose, slice, select, expand, unsqueeze, squeeze, flatten, split, chunk, unbind, getitem``
-  and casts (``to``).
+  ``matmul`` (``.av``). RMS norms are one ``aten.rms_norm.default``. Batch norms behind a product are folded into it
+  and leave ``node.meta["batch_norm"]``; any other stays ``aten.batch_norm.default``. Dropout, in-place calls and
+  no-ops are gone; views are ``reshape, permute, transpose, slice, select, expand, unsqueeze, squeeze, flatten, split,
+  chunk, unbind, getitem`` and casts (``to``).
 * Everything that does not depend on the inputs is a stored tensor.
 * The module is called with ``example_inputs`` by position and returns a tuple. Shapes are fixed.
 """
@@ -62,6 +62,9 @@ class LoadedModel:
         graph: The layer graph.
         example_inputs: Inputs of the exported shapes.
         data_config: Image mean, std and size, or tokenizer facts.
+        batch_norms: By layer name, mean and deviation of each output channel of the product, as the batch norm
+            that was folded into it had seen them in training. Empty without batch norms; random weights have
+            those of seeded noise.
     """
 
     spec: str
@@ -71,6 +74,7 @@ class LoadedModel:
     graph: LayerGraph
     example_inputs: tuple[Tensor, ...]
     data_config: dict[str, Any] = field(default_factory=dict[str, Any])
+    batch_norms: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict[str, tuple[Tensor, Tensor]])
 
     @property
     def illustrative(self) -> bool:
@@ -184,7 +188,12 @@ def _finish(
     module = graph_module(program)
     simplify(module)
     graph = layer_graph(module, source.resolved, parameters)
-    return LoadedModel(source.asked, source.resolved, info, module, graph, inputs, data_config)
+    norms = {
+        str(node.meta["layer"]): node.meta["batch_norm"]
+        for node in module.graph.nodes
+        if "batch_norm" in node.meta and "layer" in node.meta
+    }
+    return LoadedModel(source.asked, source.resolved, info, module, graph, inputs, data_config, norms)
 
 
 def simplify(module: fx.GraphModule) -> None:

@@ -53,3 +53,27 @@ def test_a_norm_whose_product_is_read_elsewhere_stays():
     graph, count = _folded(module, image)
     assert count == 0
     assert torch.equal(graph(image)[0], module(image))
+
+
+def test_the_product_keeps_what_the_norm_had_seen():
+    """Inputs with the running statistics give folded outputs with the mean and deviation that were kept."""
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(2, 5, 1), _norm(5)
+    image = torch.randn(64, 2, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        seen = conv.double()(image)
+        norm.running_mean, norm.running_var = seen.mean((0, 2, 3)), seen.var((0, 2, 3), correction=0)
+    graph, _ = _folded(nn.Sequential(conv, norm).eval(), image)
+    (product,) = (node for node in graph.graph.nodes if "batch_norm" in node.meta)
+    mean, deviation = product.meta["batch_norm"]
+    behind = graph(image)[0]
+    assert torch.allclose(mean.double(), behind.mean((0, 2, 3)), atol=1e-6)
+    assert torch.allclose(deviation.double(), behind.std((0, 2, 3), correction=0), rtol=1e-6)
+
+
+def test_an_identity_norm_tells_nothing():
+    """Norms that were folded before saving come back as identities; they have measured nothing."""
+    conv, norm = nn.Conv2d(2, 5, 1), nn.BatchNorm2d(5)
+    graph, count = _folded(nn.Sequential(conv, norm).eval(), torch.randn(1, 2, 4, 4, dtype=torch.float64))
+    assert count == 1
+    assert not any("batch_norm" in node.meta for node in graph.graph.nodes)
