@@ -32,6 +32,7 @@ from torch import Tensor, fx
 
 from hwsim.errors import UserError
 from hwsim.model import rewrite
+from hwsim.model.archive_check import refuse_code
 from hwsim.model.attention import open_attention
 from hwsim.model.build import Built, Device, build
 from hwsim.model.export import export_program, graph_module
@@ -146,8 +147,11 @@ def _load_program(source: ModelSource, weights: Path | None) -> LoadedModel:
     if not path.is_file():
         raise UserError(f"--model {source.asked}: no such file {path}")
     try:
+        refuse_code(path)
         with _no_unpickling():
             program = torch.export.load(path)
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(
             f"--model {path}: not a program saved by torch.export.save ({type(error).__name__})"
