@@ -9,6 +9,8 @@ from typing import Literal
 
 from hwsim.errors import UserError
 
+Quantity = str | float | None
+"""As people write it: text with a unit, or a number in SI units."""
 Dimension = Literal["time", "bytes", "energy", "frequency", "count", "power"]
 
 _SUFFIXES: dict[Dimension, dict[str, float]] = {
@@ -44,6 +46,15 @@ def parse_quantity(text: str, dimension: Dimension, where: str) -> float:
     if not math.isfinite(value) or value <= 0:
         raise UserError(f"{where}: {text!r} must be greater than 0")
     return value
+
+
+def quantity(value: Quantity, dimension: Dimension, where: str) -> float:
+    """Text through ``parse_quantity``; a number is in SI units already."""
+    if isinstance(value, str):
+        return parse_quantity(value, dimension, where)
+    if value is None or not (math.isfinite(value) and value > 0):
+        raise UserError(f"{where}: {value!r} must be greater than 0")
+    return float(value)
 
 
 def format_quantity(value: float, dimension: Dimension, digits: int = 3) -> str:

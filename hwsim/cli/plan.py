@@ -8,14 +8,8 @@ from typing import Annotated
 import typer
 
 from hwsim.cli import console
-from hwsim.errors import UserError, ViolationError
-from hwsim.stages.request import Limits, PlanRequest, Widths
-from hwsim.units import Dimension, parse_quantity
-
-
-def _limit(text: str | None, dimension: Dimension, flag: str) -> float | None:
-    return None if text is None else parse_quantity(text, dimension, flag)
-
+from hwsim.errors import ViolationError
+from hwsim.stages.request import PlanRequest, plan_request
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -88,37 +82,28 @@ def plan(
     """  # fmt: skip
     if context.invoked_subcommand is not None:
         return
-    for value, flag, example in ((target, "--target", "edge_gpu"), (model, "--model", "vit_b")):
-        if not value:
-            raise UserError(f"{flag} is missing; for example {flag} {example}")
-    if objective not in (None, "error", "latency", "energy"):
-        raise UserError(f"--objective: {objective!r} is not one of error, latency, energy")
-    if max_error is not None and not max_error > 0:
-        raise UserError(f"--max-error: {max_error} must be greater than 0")
-    request = PlanRequest(
+    request = plan_request(
         target=target,
         model=model,
-        output_dir=output_dir or Path("out") / f"{_stem(model)}-{_stem(target)}",
+        output_dir=output_dir,
         weights=None if weights is None else console.existing_file(weights, "--weights"),
         calibration_data=calibration_data,
-        widths=Widths.parse(bits),
-        limits=Limits(
-            latency=_limit(max_latency, "time", "--max-latency"),
-            bops=_limit(max_bops, "count", "--max-bops"),
-            weight_memory=_limit(max_weight_memory, "bytes", "--max-weight-memory"),
-            activation_memory=_limit(max_activation_memory, "bytes", "--max-activation-memory"),
-            energy=_limit(max_energy, "energy", "--max-energy"),
-            error=max_error,
-        ),
-        objective=objective,  # pyright: ignore[reportArgumentType]  # checked above
-        pins=tuple(pin or ()),
-        forbids=tuple(forbid or ()),
+        bits=bits,
+        max_latency=max_latency,
+        max_bops=max_bops,
+        max_weight_memory=max_weight_memory,
+        max_activation_memory=max_activation_memory,
+        max_energy=max_energy,
+        max_error=max_error,
+        objective=objective,
+        pin=pin,
+        forbid=forbid,
         batch=batch,
         sequence=sequence,
-        time_limit=parse_quantity(time_limit, "time", "--time-limit"),
+        pareto=pareto,
+        time_limit=time_limit,
         seed=seed,
         workers=workers,
-        pareto=pareto,
         strict=strict,
         resume=resume,
         command=shlex.join(["hwsim", *sys.argv[1:]]),
@@ -127,13 +112,6 @@ def plan(
         _print_dry_run(request, json)
         return
     _run(request, json)
-
-
-def _stem(text: str) -> str:
-    name = Path(text.partition(":")[2] or text).name
-    for suffix in (".yaml", ".yml", ".py", ".pt2"):
-        name = name.removesuffix(suffix)
-    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name) or "model"
 
 
 def _run(request: PlanRequest, json: bool) -> None:

@@ -1,11 +1,16 @@
-"""What the user asked of ``hwsim plan``, as plain data with SI units."""
+"""What the user asked of ``hwsim plan``, as plain data with SI units.
+
+``plan_request`` reads the flags; the command line and ``hwsim.plan`` both come through it.
+"""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from hwsim.errors import UserError
+from hwsim.units import Dimension, Quantity, quantity
 
 Objective = Literal["error", "latency", "energy"]
 _WIDTH = re.compile(r"w(\d+)a(\d+)")
@@ -87,3 +92,80 @@ class PlanRequest:
     strict: bool = False
     resume: bool = False
     command: str = ""
+
+
+def plan_request(
+    *,
+    target: str,
+    model: str,
+    output_dir: Path | None = None,
+    weights: Path | None = None,
+    calibration_data: str | None = None,
+    bits: str = "",
+    max_latency: Quantity = None,
+    max_bops: Quantity = None,
+    max_weight_memory: Quantity = None,
+    max_activation_memory: Quantity = None,
+    max_energy: Quantity = None,
+    max_error: float | None = None,
+    objective: str | None = None,
+    pin: Sequence[str] | None = None,
+    forbid: Sequence[str] | None = None,
+    batch: int = 1,
+    sequence: int | None = None,
+    pareto: int = 0,
+    time_limit: Quantity = "60s",
+    seed: int = 0,
+    workers: int = 1,
+    strict: bool = False,
+    resume: bool = False,
+    command: str = "",
+) -> PlanRequest:
+    """The request behind the flags of ``hwsim plan``; a mistake in one of them is named."""
+    for value, flag, example in ((target, "--target", "edge_gpu"), (model, "--model", "vit_b")):
+        if not value:
+            raise UserError(f"{flag} is missing; for example {flag} {example}")
+    if objective is not None and objective not in get_args(Objective):
+        raise UserError(f"--objective: {objective!r} is not one of {', '.join(get_args(Objective))}")
+    if max_error is not None and not max_error > 0:
+        raise UserError(f"--max-error: {max_error} must be greater than 0")
+
+    def limit(value: Quantity, dimension: Dimension, flag: str) -> float | None:
+        return None if value is None else quantity(value, dimension, flag)
+
+    return PlanRequest(
+        target=target,
+        model=model,
+        output_dir=output_dir or Path("out") / f"{stem(model)}-{stem(target)}",
+        weights=weights,
+        calibration_data=calibration_data,
+        widths=Widths.parse(bits),
+        limits=Limits(
+            latency=limit(max_latency, "time", "--max-latency"),
+            bops=limit(max_bops, "count", "--max-bops"),
+            weight_memory=limit(max_weight_memory, "bytes", "--max-weight-memory"),
+            activation_memory=limit(max_activation_memory, "bytes", "--max-activation-memory"),
+            energy=limit(max_energy, "energy", "--max-energy"),
+            error=max_error,
+        ),
+        objective=objective,  # pyright: ignore[reportArgumentType]  # checked above
+        pins=tuple(pin or ()),
+        forbids=tuple(forbid or ()),
+        batch=batch,
+        sequence=sequence,
+        time_limit=quantity(time_limit, "time", "--time-limit"),
+        seed=seed,
+        workers=workers,
+        pareto=pareto,
+        strict=strict,
+        resume=resume,
+        command=command,
+    )
+
+
+def stem(text: str) -> str:
+    """A model or target as part of a directory's name."""
+    name = Path(text.partition(":")[2] or text).name
+    for suffix in (".yaml", ".yml", ".py", ".pt2"):
+        name = name.removesuffix(suffix)
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name) or "model"
