@@ -29,7 +29,7 @@ from hwsim.simulate.pricing import (
     stored_weight_bits,
     weight_elements,
 )
-from hwsim.simulate.vector import VectorCost, vector_cost
+from hwsim.simulate.vector import VectorCost, boundary_cost, handovers, vector_cost
 from quant.scheme import Scheme
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ class Schedule:
     live: tuple[float, ...]
     layer_names: tuple[str, ...]
     ends_bytes: tuple[float, float]
+    handover_pj: float = 0.0
 
 
 @dataclass
@@ -151,6 +152,7 @@ def build_schedule(
                 _add_product(builder, step, layer, assignments[layer.name])
             else:
                 _add_member(builder, lane, step, layer, assignments[layer.name], predictors)
+    handover_pj = lanes * _add_handovers(builder, layers, assignments, lanes)
     results = price_points(
         machine, np.array(builder.dims, np.int64), np.array(builder.points), pack_terms(builder.terms)
     )
@@ -158,7 +160,7 @@ def build_schedule(
     inputs = _elements(first) * bits[first.name] / 8
     return _assemble(
         builder, results[0], lanes, len(layers), live, weights, (inputs, last.elements * bits[last.name] / 8),
-        tuple(layer.name for layer in layers),
+        tuple(layer.name for layer in layers), handover_pj,
     )  # fmt: skip
 
 
@@ -286,6 +288,26 @@ def _add_vector(builder: _Builder, lane: int, step: int, layer: "Layer", bits: i
     )
 
 
+def _add_handovers(
+    builder: _Builder, layers: "Sequence[Layer]", assignments: Mapping[str, Assignment], lanes: int
+) -> float:
+    """Before a product that reads another width than its source has: the conversion. Returns its energy.
+
+    Each network of an ensemble converts on its own unit, a plain plan on all of them.
+    """
+    position = {layer.name: index for index, layer in enumerate(layers)}
+    total = 0.0
+    for handover in handovers(layers):
+        widths = (assignments[name].scheme.act_bits for name in (handover.source, handover.target))
+        cycles, energy = boundary_cost(handover.elements, *widths, builder.machine)
+        alone = builder.machine.units if lanes > 1 else 1
+        for lane in range(lanes if cycles else 0):
+            key = lane, position[handover.target]
+            builder.sync[key] = builder.sync.get(key, 0.0) + cycles * alone
+        total += energy
+    return total
+
+
 def _assemble(
     builder: _Builder,
     results: NDArray[np.float64],
@@ -295,6 +317,7 @@ def _assemble(
     weights: float,
     ends: tuple[float, float],
     names: tuple[str, ...],
+    handover_pj: float,
 ) -> Schedule:
     """Sort the jobs by unit and step, count those of each step."""
     machine = builder.machine
@@ -320,7 +343,7 @@ def _assemble(
         step_sync[place_] = cycles
     return Schedule(
         table, first_job, jobs_left, step_sync, results, tuple(builder.steps), builder.placement, weights,
-        tuple(live), names, ends,
+        tuple(live), names, ends, handover_pj,
     )  # fmt: skip
 
 

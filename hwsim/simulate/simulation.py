@@ -189,7 +189,7 @@ def _traffic_and_energy(schedule: Schedule, machine: Machine) -> tuple[dict[str,
     for vector in vectors:
         traffic[machine.levels[vector.home].name] += vector.traffic_bytes
     energy = {"mac": float(schedule.results[:, col.R_MAC_PJ].sum())}
-    energy["vector"] = sum(_elements(vector, machine) for vector in vectors)
+    energy["vector"] = sum(_elements(vector, machine) for vector in vectors) + schedule.handover_pj
     for level in machine.levels:
         energy[level.name] = traffic[level.name] * level.pj_per_byte
     return traffic, energy

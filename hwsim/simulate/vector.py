@@ -102,3 +102,35 @@ def boundary_cost(
     machine = machine_of(target)
     cycles = elements / (machine.vector_rates.get("mul", 1.0) * machine.units)
     return cycles, elements * machine.vector_pj
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """An activation on its way from the product whose width it has to a product that reads it."""
+
+    source: str
+    target: str
+    elements: int
+
+
+def makers(layers: "Sequence[Layer]") -> dict[str, str | None]:
+    """The product whose width each layer's output has: vector work hands on that of its first input."""
+    found: dict[str, str | None] = {}
+    for layer in layers:
+        above = (found.get(name) for name in layer.inputs)
+        found[layer.name] = layer.name if layer.kind in PRODUCT_KINDS else next(filter(None, above), None)
+    return found
+
+
+def handovers(layers: "Sequence[Layer]") -> list[Handover]:
+    """Where an activation changes hands between two products, and with it perhaps its width."""
+    maker = makers(layers)
+    found: dict[tuple[str, str], int] = {}
+    for layer in layers:
+        if layer.kind in PRODUCT_KINDS:
+            for name, shape in zip(layer.inputs, layer.input_shapes, strict=False):
+                source = maker.get(name)
+                if source is not None:
+                    key = (source, layer.name)
+                    found[key] = found.get(key, 0) + math.prod(shape)
+    return [Handover(source, target, elements) for (source, target), elements in found.items()]

@@ -7,6 +7,7 @@ element.
 
 from typing import TYPE_CHECKING
 
+from hwsim.simulate.vector import makers
 from planner.tables import LiveSet
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def live_sets(graph: "LayerGraph") -> list[LiveSet]:
     for name in graph.outputs:
         last_use[name] = len(graph.layers)
     elements = {layer.name: layer.elements for layer in graph.layers}
-    maker = _makers(graph)
+    maker = makers(graph.layers)
     alive: dict[str, None] = {}
     steps: list[tuple[str, frozenset[str]]] = []
     for index, layer in enumerate(graph.layers):
@@ -33,14 +34,6 @@ def live_sets(graph: "LayerGraph") -> list[LiveSet]:
         for name in [name for name in alive if last_use.get(name, -1) <= index]:
             del alive[name]
     return [_live_set(step, tensors, maker, elements) for step, tensors in _largest(steps)]
-
-
-def _makers(graph: "LayerGraph") -> dict[str, str | None]:
-    maker: dict[str, str | None] = {}
-    for layer in graph.layers:
-        above = [maker.get(name) for name in layer.inputs]
-        maker[layer.name] = layer.name if layer.is_product else next((m for m in above if m), None)
-    return maker
 
 
 def _largest(steps: list[tuple[str, frozenset[str]]]) -> list[tuple[str, frozenset[str]]]:

@@ -12,6 +12,8 @@ from hwsim.stages.live import live_sets
 from hwsim.stages.options import product_kind
 from planner.tables import (
     Agreement,
+    Boundary,
+    BoundaryRule,
     EnsembleChoice,
     LayerOption,
     LayerTable,
@@ -58,6 +60,7 @@ def fill_tables(
         layers=layers,
         fixed_cycles=fixed_cycles,
         fixed_energy_pj=sum(cost.energy_pj for cost in vectors),
+        boundaries=tuple(_boundaries(graph, target, costs)),
         agreements=tuple(_agreements(products)),
         live_sets=tuple(live_sets(graph)),
         memories=tuple(_memories(target)),
@@ -134,6 +137,40 @@ def _agreements(products: "Sequence[Layer]") -> list[Agreement]:
         if layer.group is not None:
             groups.setdefault(layer.group, []).append(layer.name)
     return [Agreement(name=name, layers=tuple(names)) for name, names in groups.items() if len(names) > 1]
+
+
+def _boundaries(
+    graph: "LayerGraph", target: "Target", costs: "Sequence[Sequence[OptionCost]]"
+) -> list[Boundary]:
+    """What the simulator charges where two products that hand an activation on take different widths."""
+    from hwsim.simulate.cost import boundary_cost, machine_of
+    from hwsim.simulate.vector import handovers
+
+    machine = machine_of(target)
+    widths = {
+        layer.name: dict.fromkeys(cost.scheme.act_bits for cost in options)
+        for layer, options in zip(graph.products(), costs, strict=True)
+    }
+    found: list[Boundary] = []
+    for handover in handovers(graph.layers):
+        rules = tuple(
+            _rule(source, wanted, *boundary_cost(handover.elements, source, wanted, machine))
+            for source in widths[handover.source]
+            for wanted in widths[handover.target]
+            if source != wanted
+        )
+        if rules:
+            found.append(Boundary(source=handover.source, target=handover.target, rules=rules))
+    return found
+
+
+def _rule(source: int | None, wanted: int | None, cycles: float, energy_pj: float) -> BoundaryRule:
+    return BoundaryRule(
+        source_act_bits=source,
+        target_act_bits=wanted,
+        cycles=math.ceil(cycles),
+        energy_pj=round(energy_pj, 3),
+    )
 
 
 def _memories(target: "Target") -> list[Memory]:

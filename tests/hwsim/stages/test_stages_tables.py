@@ -1,0 +1,150 @@
+"""The planner's tables of real graphs: conversions of width, agreements, live activations."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from hwsim.model.load import load_model
+from hwsim.simulate import schedule
+from hwsim.simulate.cost import layer_costs, machine_of, vector_costs
+from hwsim.simulate.cycle import LayerAssignment, simulate_plan
+from hwsim.simulate.vector import handovers
+from hwsim.stages.error_profile import profile_shapes
+from hwsim.stages.options import network_schemes
+from hwsim.stages.request import Widths
+from hwsim.stages.tables import fill_tables
+from hwsim.target.load import load_target
+from planner.request import Limits, Request
+from planner.solve import solve
+from quant.scheme import Scheme
+
+MODELS = {"conv": "tests/small_models.py:conv_net", "vit": "tests/small_models.py:transformer"}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request, pytestconfig):
+    return load_model(str(pytestconfig.rootpath / MODELS[request.param]))
+
+
+def tables_of(model, target):
+    graph = model.graph
+    offered = network_schemes(graph.products(), target, Widths())
+    costs = layer_costs(graph.products(), offered, target, graph_layers=graph.layers)
+    profile = profile_shapes(model, offered)
+    return fill_tables(graph, target, costs, vector_costs(graph.layers, target), profile.layers, {})
+
+
+def upstream(graph, layer):
+    """Products met first on the way back from a layer's first input: an oracle that walks the other way."""
+    by_name = {other.name: other for other in graph.layers}
+    found = set()
+    for name in layer.inputs:
+        while name in by_name and not by_name[name].is_product:
+            name = by_name[name].inputs[0] if by_name[name].inputs else ""
+        if name in by_name:
+            found.add(name)
+    return found
+
+
+def test_every_product_is_handed_its_operands(model):
+    found = {}
+    for handover in handovers(model.graph.layers):
+        found.setdefault(handover.target, set()).add(handover.source)
+    for layer in model.graph.products():
+        assert found.get(layer.name, set()) == upstream(model.graph, layer), layer.name
+
+
+def test_boundaries_cost_what_the_simulator_says(model):
+    target = load_target("edge_gpu")
+    machine = machine_of(target)
+    tables = tables_of(model, target)
+    rate = machine.vector_rates.get("mul", 1.0) * machine.units
+    sizes = {(h.source, h.target): h.elements for h in handovers(model.graph.layers)}
+    assert tables.boundaries
+    for boundary in tables.boundaries:
+        elements = sizes[boundary.source, boundary.target]
+        pairs = {(rule.source_act_bits, rule.target_act_bits) for rule in boundary.rules}
+        assert all(a != b for a, b in pairs) and len(pairs) == len(boundary.rules)
+        for rule in boundary.rules:
+            assert rule.cycles == math.ceil(elements / rate)
+            assert rule.energy_pj == pytest.approx(elements * machine.vector_pj, abs=1e-3)
+
+
+def test_replay_charges_what_the_planner_charged(model, monkeypatch):
+    """Widths that alternate along the network cost the replay as many cycles as the tables."""
+    target = load_target("fpga_zu9eg")
+    tables = tables_of(model, target)
+    pins = tuple(f"{layer.name}=w4a{4 if i % 2 else 8}" for i, layer in enumerate(tables.layers))
+    plan = solve(tables, Request(objective=("latency",), pins=pins, ensembles=False))
+    paid = plan.totals.cycles - sum(layer.cycles for layer in plan.layers) - tables.fixed_cycles
+    assert paid >= len(tables.layers) - 1
+    mixed = {
+        layer.name: LayerAssignment(Scheme.parse(layer.scheme), layer.engine, layer.way)
+        for layer in plan.layers
+    }
+    replay = simulate_plan(model.graph, mixed, 1, target)
+    monkeypatch.setattr(schedule, "boundary_cost", lambda *_: (0.0, 0.0))
+    free = simulate_plan(model.graph, mixed, 1, target)
+    count = len(tables.boundaries)  # the tables round each conversion up to a whole cycle
+    assert paid - count <= replay.cost_cycles - free.cost_cycles <= paid
+    assert replay.cycles > free.cycles
+    assert replay.total_energy_pj > free.total_energy_pj
+
+
+class ThreeReaders(nn.Module):
+    """Query, key and value are layers of their own behind one norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(16)
+        self.q, self.k, self.v = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = self.norm(x)
+        mixed = nn.functional.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x))
+        return self.head(mixed.mean(dim=1))
+
+
+def three_readers():
+    """Factory for ``load_model``."""
+    return ThreeReaders().eval(), (torch.randn(1, 8, 16),)
+
+
+def test_layers_that_read_one_tensor_agree():
+    tables = tables_of(load_model(f"{__file__}:three_readers"), load_target("fpga_zu9eg"))
+    assert [(set(group.layers), group.on) for group in tables.agreements] == [
+        ({"q", "k", "v"}, ("act_bits",))
+    ]
+    least = solve(tables, Request(objective=("latency",))).totals.latency
+    plan = solve(tables, Request(limits=Limits(latency=1.2 * least)))
+    assert len({layer.act_bits for layer in plan.layers if layer.name in "qkv"}) == 1
+
+
+def test_a_dearer_conversion_leaves_fewer_changes_of_width(model):
+    """With conversions a thousand times dearer, the best plan changes width no more often than before."""
+    tables = tables_of(model, load_target("fpga_zu9eg"))
+    least = solve(tables, Request(objective=("latency",))).totals.latency
+    request = Request(limits=Limits(latency=1.3 * least))
+
+    def changes(plan):
+        bits = {layer.name: layer.act_bits for layer in plan.layers}
+        return sum(bits[b.source] != bits[b.target] for b in tables.boundaries)
+
+    dear = tables.model_copy(
+        update={
+            "boundaries": tuple(
+                boundary.model_copy(
+                    update={
+                        "rules": tuple(
+                            rule.model_copy(update={"cycles": 1000 * rule.cycles}) for rule in boundary.rules
+                        )
+                    }
+                )
+                for boundary in tables.boundaries
+            )
+        }
+    )
+    assert changes(solve(dear, request)) <= changes(solve(tables, request))
