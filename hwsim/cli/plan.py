@@ -44,7 +44,10 @@ def plan(
     max_error: Annotated[float | None, typer.Option(help="Predicted output error in nats.")] = None,
     objective: Annotated[
         str | None,
-        typer.Option(help="error, latency or energy. Default: error under limits; latency without."),
+        typer.Option(
+            help="error, latency or energy; two with a comma: the second decides among the best of the first. "
+            "Default: error under limits; latency without."
+        ),
     ] = None,
     pin: Annotated[list[str] | None, typer.Option(help="Fix layers: 'head=w8a8'. Repeatable.")] = None,
     forbid: Annotated[
@@ -57,6 +60,9 @@ def plan(
     pareto: Annotated[
         int, typer.Option(min=0, max=50, help="Also prove this many points of the frontier.")
     ] = 0,
+    alternatives: Annotated[int, typer.Option(min=0, max=20, help="Also prove this many other plans.")] = 0,
+    explain: Annotated[bool, typer.Option(help="Find what 1 % more of each limit would buy.")] = False,
+    warm_start: Annotated[Path | None, typer.Option(help="A former plan.json to start from.")] = None,
     time_limit: Annotated[str, typer.Option(help="For the solver, for example 60s.")] = "60s",
     seed: Annotated[int, typer.Option(min=0, help="Seed of random weights, probes and solver.")] = 0,
     workers: Annotated[
@@ -101,6 +107,9 @@ def plan(
         batch=batch,
         sequence=sequence,
         pareto=pareto,
+        alternatives=alternatives,
+        explain=explain,
+        warm_start=warm_start,
         time_limit=time_limit,
         seed=seed,
         workers=workers,

@@ -298,8 +298,9 @@ def _add_handovers(
     position = {layer.name: index for index, layer in enumerate(layers)}
     total = 0.0
     for handover in handovers(layers):
-        widths = (assignments[name].scheme.act_bits for name in (handover.source, handover.target))
-        cycles, energy = boundary_cost(handover.elements, *widths, builder.machine)
+        source = assignments[handover.source].scheme.act_bits
+        wanted = assignments[handover.target].scheme.act_bits
+        cycles, energy = boundary_cost(handover.elements, source, wanted, builder.machine)
         alone = builder.machine.units if lanes > 1 else 1
         for lane in range(lanes if cycles else 0):
             key = lane, position[handover.target]

@@ -8,7 +8,7 @@ from hwsim import files
 from hwsim.errors import InfeasibleError
 from hwsim.report.document import ParetoPoint
 from hwsim.stages import comparison
-from hwsim.stages.request import PlanRequest
+from hwsim.stages.request import Objective, PlanRequest
 from quant.scheme import Scheme
 
 if TYPE_CHECKING:
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from hwsim.simulate.vector import VectorCost
     from hwsim.stages.error_profile import ErrorProfile
     from hwsim.target.schema import Target
+    from planner.control import Progress, ProgressCallback
     from planner.plan import Plan
     from planner.request import Request
     from planner.tables import Tables
 
 LATENCY_ROUNDS = 3
+_SECOND: dict[Objective, Objective] = {"error": "latency", "latency": "error", "energy": "latency"}
 DEFAULT_LIMIT = "default: the error of uniform w8a8"
 
 
@@ -85,13 +87,10 @@ def _solve(run: Run, progress: StageProgress, latency: float | None) -> "tuple[P
     from planner.solve import solve
 
     request, default_limit = _solver_request(run, latency)
-
-    def show(step: Any) -> None:
-        if step.gap is not None:
-            progress.note(f"solving, gap {100 * step.gap:.2g} %")
-
+    start = _warm_start(run.request)
+    show = _gap_on(progress)
     try:
-        return solve(run.tables, request, progress=show), default_limit
+        return solve(run.tables, request, warm_start=start, progress=show), default_limit
     except Infeasible as error:
         if default_limit is None or run.request.limits.any:
             raise _infeasible(error, run) from error
@@ -102,9 +101,26 @@ def _solve(run: Run, progress: StageProgress, latency: float | None) -> "tuple[P
     limits = request.limits.model_copy(update={"error": None})
     request = request.model_copy(update={"objective": ("error", "latency"), "limits": limits})
     try:
-        return solve(run.tables, request, progress=show), None
+        return solve(run.tables, request, warm_start=start, progress=show), None
     except Infeasible as error:
         raise _infeasible(error, run) from error
+
+
+def _gap_on(progress: StageProgress) -> "ProgressCallback":
+    """Show what is being solved and how far it is proven."""
+
+    def show(step: "Progress") -> None:
+        gap = "no plan yet" if step.gap is None else f"gap {100 * step.gap:.2g} %"
+        progress.note(f"solving, {step.phase}: {gap}")
+
+    return show
+
+
+def _warm_start(request: PlanRequest) -> "Plan | None":
+    from hwsim.stages.solve import read_document
+    from planner.plan import Plan
+
+    return None if request.warm_start is None else read_document(Plan, request.warm_start, "--warm-start")
 
 
 def _solver_request(run: Run, latency: float | None) -> "tuple[Request, str | None]":
@@ -115,14 +131,13 @@ def _solver_request(run: Run, latency: float | None) -> "tuple[Request, str | No
     objective = run.request.objective
     default_limit: str | None = None
     error = asked.error
-    if error is None and (objective in ("latency", "energy") or not asked.any):
+    if error is None and (objective[:1] in (("latency",), ("energy",)) or not asked.any):
         form = comparison.Form("uniform w8a8", comparison.REFERENCE)
         error = comparison.uniform_error(run.model.graph.products(), form, run.profile) * (1 + 1e-9)
         default_limit = DEFAULT_LIMIT
-    first = objective or ("error" if asked.any else "latency")
-    second = {"error": "latency", "latency": "error", "energy": "latency"}[first]
+    first = objective[0] if objective else "error" if asked.any else "latency"
     return Request(
-        objective=(first, second),  # pyright: ignore[reportArgumentType]
+        objective=objective if len(objective) > 1 else (first, _SECOND[first]),
         limits=Limits(
             error=error,
             latency=latency,
@@ -136,7 +151,31 @@ def _solver_request(run: Run, latency: float | None) -> "tuple[Request, str | No
         seed=run.request.seed,
         workers=run.request.workers,
         time_limit=run.request.time_limit,
+        alternatives=run.request.alternatives,
+        explain=run.request.explain,
     ), default_limit
+
+
+def explanations(plan: "Plan") -> list[str]:
+    """What ``--explain`` and ``--alternatives`` found, in words."""
+    first = plan.request.objective[0]
+    units = {"error": (1.0, " nats"), "latency": (1e3, " ms"), "energy": (1e-9, " mJ")}
+    scale, unit = units.get(first, (1.0, ""))
+    found: list[str] = []
+    for use in plan.limits:
+        name = use.name.replace("memory:", "memory ").replace("_", " ")
+        if use.gain_of_one_percent:
+            lower = f"{use.gain_of_one_percent * scale:.3g}{unit}"
+            found.append(f"1 % more {name} would lower the {first} by {lower}")
+        elif use.binding is False:
+            found.append(f"the limit on {name} does not bind: without it the plan would be the same")
+    for number, other in enumerate(plan.alternatives, 1):
+        totals = other.totals
+        found.append(
+            f"alternative {number}, {len(other.schemes)} layers otherwise: error {totals.error:.3g} nats, "
+            f"latency {totals.latency * 1e3:.4g} ms, energy {totals.energy_pj * 1e-9:.4g} mJ"
+        )
+    return found
 
 
 def _infeasible(error: Any, run: Run) -> InfeasibleError:
@@ -157,13 +196,13 @@ def simulate(model: "LoadedModel", plan: "Plan", target: "Target") -> "Simulatio
     return simulate_plan(model.graph, assignments, predictors, target)
 
 
-def pareto_points(run: Run, plan: "Plan") -> list[ParetoPoint]:
+def pareto_points(run: Run, plan: "Plan", progress: StageProgress) -> list[ParetoPoint]:
     """Proven points of the latency × error frontier under the other limits, and the plan itself."""
     from planner.pareto import pareto
 
     request, _ = _solver_request(run, None)
     free = request.limits.model_copy(update={"error": None, "latency": None})
     request = request.model_copy(update={"objective": ("latency", "error"), "limits": free})
-    found = pareto(run.tables, request, run.request.pareto)
+    found = pareto(run.tables, request, run.request.pareto, progress=_gap_on(progress))
     points = [ParetoPoint(seconds=point.totals.latency, error=point.totals.error) for point in found]
     return [*points, ParetoPoint(seconds=plan.totals.latency, error=plan.totals.error, chosen=True)]

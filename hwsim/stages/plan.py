@@ -16,7 +16,7 @@ from hwsim import files
 from hwsim.errors import UserError
 from hwsim.report.document import ComparisonRow, ParetoPoint, Report
 from hwsim.stages import comparison
-from hwsim.stages.decide import Run, StageProgress, pareto_points, solve_inside_latency
+from hwsim.stages.decide import Run, StageProgress, explanations, pareto_points, solve_inside_latency
 from hwsim.stages.deploy_report import Findings, build_report, graph_sha256, versions, weights_text
 from hwsim.stages.options import network_schemes
 from hwsim.stages.request import PlanRequest
@@ -64,6 +64,7 @@ def make_plan(request: PlanRequest, progress: StageProgress) -> PlanResult:
     run = _tables(request, target, model, progress)
     with progress.stage("solving", 15):
         plan, simulation, default_limit = solve_inside_latency(run, progress)
+    run.remarks.extend(explanations(plan))
     with progress.stage("replaying the plan", 5):
         rows = comparison.compare(model.graph, target, run.profile)
         names = [layer.name for layer in model.graph.products()]
@@ -73,7 +74,7 @@ def make_plan(request: PlanRequest, progress: StageProgress) -> PlanResult:
             "this plan", _schemes(plan), simulation, plan.totals.error, chosen=True, note=_mixture(plan)
         )
     with progress.stage("proving the frontier", 2):
-        points = pareto_points(run, plan) if request.pareto else []
+        points = pareto_points(run, plan, progress) if request.pareto else []
     found = _findings(run, plan, simulation, [*rows, own], points, default_limit)
     return _write(found, run, progress)
 

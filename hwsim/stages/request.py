@@ -80,7 +80,7 @@ class PlanRequest:
     calibration_data: str | None = None
     widths: Widths = field(default_factory=Widths)
     limits: Limits = field(default_factory=Limits)
-    objective: Objective | None = None
+    objective: tuple[Objective, ...] = ()
     pins: tuple[str, ...] = ()
     forbids: tuple[str, ...] = ()
     batch: int = 1
@@ -89,6 +89,9 @@ class PlanRequest:
     seed: int = 0
     workers: int = 1
     pareto: int = 0
+    alternatives: int = 0
+    explain: bool = False
+    warm_start: Path | None = None
     strict: bool = False
     resume: bool = False
     command: str = ""
@@ -114,6 +117,9 @@ def plan_request(
     batch: int = 1,
     sequence: int | None = None,
     pareto: int = 0,
+    alternatives: int = 0,
+    explain: bool = False,
+    warm_start: Path | None = None,
     time_limit: Quantity = "60s",
     seed: int = 0,
     workers: int = 1,
@@ -125,8 +131,6 @@ def plan_request(
     for value, flag, example in ((target, "--target", "edge_gpu"), (model, "--model", "vit_b")):
         if not value:
             raise UserError(f"{flag} is missing; for example {flag} {example}")
-    if objective is not None and objective not in get_args(Objective):
-        raise UserError(f"--objective: {objective!r} is not one of {', '.join(get_args(Objective))}")
     if max_error is not None and not max_error > 0:
         raise UserError(f"--max-error: {max_error} must be greater than 0")
 
@@ -148,7 +152,7 @@ def plan_request(
             energy=limit(max_energy, "energy", "--max-energy"),
             error=max_error,
         ),
-        objective=objective,  # pyright: ignore[reportArgumentType]  # checked above
+        objective=_objectives(objective),
         pins=tuple(pin or ()),
         forbids=tuple(forbid or ()),
         batch=batch,
@@ -157,10 +161,27 @@ def plan_request(
         seed=seed,
         workers=workers,
         pareto=pareto,
+        alternatives=alternatives,
+        explain=explain,
+        warm_start=warm_start,
         strict=strict,
         resume=resume,
         command=command,
     )
+
+
+def _objectives(text: str | None) -> tuple[Objective, ...]:
+    """One quantity, or two of which the second decides among the best plans of the first."""
+    if text is None:
+        return ()
+    known: dict[str, Objective] = {name: name for name in get_args(Objective)}
+    words = [word.strip() for word in text.split(",")]
+    for word in words:
+        if word not in known:
+            raise UserError(f"--objective: {word!r} is not one of {', '.join(known)}")
+    if len(words) > 2 or len(set(words)) < len(words):
+        raise UserError(f"--objective: {text!r} must name one quantity, or two different ones with a comma")
+    return tuple(known[word] for word in words)
 
 
 def stem(text: str) -> str:

@@ -164,6 +164,36 @@ def test_output_directory_that_is_a_file(tmp_path, capsys):
     assert "cannot write" in capsys.readouterr().err
 
 
+def test_explains_offers_alternatives_and_starts_from_a_plan(planned, tmp_path):
+    limits = json.loads((planned / "plan.json").read_text())["totals"]
+    asked = ["--max-latency", f"{1.1 * limits['latency'] * 1e9:.0f}ns", "--objective", "error,energy"]
+    asked += ["--explain", "--alternatives", "2", "--warm-start", str(planned / "plan.json")]
+    assert plan("--target", "edge_gpu.yaml", "--model", VIT, "-o", str(tmp_path), *asked) == 0
+    document = json.loads((tmp_path / "plan.json").read_text())
+    assert document["request"]["objective"] == ["error", "energy"]
+    assert all(use["binding"] is not None for use in document["limits"])
+    assert len(document["alternatives"]) == 2
+    errors = [document["totals"]["error"], *(a["totals"]["error"] for a in document["alternatives"])]
+    assert errors == sorted(errors)
+    notes = json.loads((tmp_path / "report.json").read_text())["warnings"]
+    assert sum(note.startswith("alternative") for note in notes) == 2
+    assert any("latency" in note and ("1 % more" in note or "does not bind" in note) for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--objective", "latency,latency"], "two different"),
+        (["--objective", "error,speed"], "'speed'"),
+        (["--warm-start", "missing.json"], "no such file"),
+        (["--warm-start", __file__], "test_cli_plan.py"),
+    ],
+)
+def test_mistakes_in_how_to_search(arguments, says, tmp_path, capsys):
+    assert plan("--target", "edge_gpu", "--model", CONV, "-o", str(tmp_path), *arguments) == 2
+    assert says in capsys.readouterr().err
+
+
 def test_dry_run_writes_nothing(tmp_path, capsys):
     out = tmp_path / "out"
     assert plan("--target", "edge_gpu", "--model", CONV, "-o", str(out), "--dry-run", "--json") == 0
