@@ -5,7 +5,6 @@ the slowest part of creating a network and would be overwritten.
 """
 
 import contextlib
-import importlib.util
 import inspect
 import json
 import logging
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from hwsim.errors import UserError
+from hwsim.model.factory import OwnWeights, build_from_factory, first_line
 from hwsim.model.hf_configs import CONFIGS, DEFAULT_SEQUENCE
 from hwsim.model.sources import ModelSource, unknown_name
 from hwsim.model.torchvision_shim import declare_missing_operators
@@ -37,14 +37,14 @@ class Built:
         args: Example inputs by position.
         kwargs: Example inputs and switches by name.
         data_config: Image mean, std and size, or tokenizer facts.
-        own_weights: The builder gave the parameters their final values.
+        own_weights: The builder gave the parameters their final values, or seeded random ones; None: neither.
     """
 
     module: nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any] = field(default_factory=dict[str, Any])
     data_config: dict[str, Any] = field(default_factory=dict[str, Any])
-    own_weights: bool = False
+    own_weights: OwnWeights | None = None
 
 
 class _SkipRandomInit(TorchFunctionMode):
@@ -81,13 +81,14 @@ def _cheaply(device: Device) -> Generator[None]:
         yield
 
 
-def build(source: ModelSource, device: Device, batch: int, sequence: int | None) -> Built:
+def build(source: ModelSource, device: Device, batch: int, sequence: int | None, seed: int = 0) -> Built:
     """The network of a timm, transformers or factory source."""
     if source.source == "timm":
         return _build_timm(source, device, batch)
     if source.source == "hf":
         return _build_transformers(source, device, batch, sequence)
-    return _build_factory(source, batch)
+    module, inputs, weights = build_from_factory(source, batch, seed)
+    return Built(module, inputs, {}, {"kind": "custom"}, own_weights=weights)
 
 
 def _build_timm(source: ModelSource, device: Device, batch: int) -> Built:
@@ -104,7 +105,7 @@ def _build_timm(source: ModelSource, device: Device, batch: int) -> Built:
         with _cheaply(device):
             module = timm.create_model(source.name, pretrained=False, **arguments)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
-        raise UserError(f"--model {source.asked}: timm cannot build it ({_first_line(error)})") from error
+        raise UserError(f"--model {source.asked}: timm cannot build it ({first_line(error)})") from error
     config: dict[str, Any] = getattr(module, "pretrained_cfg", {})
     channels, height, width = config.get("input_size", (3, 224, 224))
     height, width = (int(arguments.get("img_size") or size) for size in (height, width))
@@ -140,7 +141,7 @@ def _build_transformers(source: ModelSource, device: Device, batch: int, sequenc
                 module = transformers.AutoModel.from_config(config, attn_implementation="sdpa")
     except Exception as error:  # whatever a wrong configuration makes the library stumble over
         raise UserError(
-            f"--model {source.asked}: transformers cannot build {architecture or kind} ({_first_line(error)})"
+            f"--model {source.asked}: transformers cannot build {architecture or kind} ({first_line(error)})"
         ) from error
     length = sequence or min(DEFAULT_SEQUENCE, getattr(config, "max_position_embeddings", DEFAULT_SEQUENCE))
     limit = getattr(config, "max_position_embeddings", None)
@@ -192,40 +193,6 @@ def _transformers_config(source: ModelSource) -> tuple[dict[str, Any], Path | No
     return json.loads(found.read_text(encoding="utf-8")), found.parent
 
 
-def _build_factory(source: ModelSource, batch: int) -> Built:
-    """Call a function of the user's own file; it returns a module or (module, example inputs)."""
-    path = Path(source.name)
-    if not path.is_file():
-        raise UserError(f"--model {source.asked}: no such file {path}")
-    spec = importlib.util.spec_from_file_location(f"hwsim_factory_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    namespace = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(namespace)
-        factory = getattr(namespace, source.factory or "", None)
-        if not callable(factory):
-            raise UserError(f"--model {source.asked}: {path} has no function {source.factory!r}")
-        made = factory(**source.arguments)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"--model {source.asked}: {type(error).__name__}: {_first_line(error)}") from error
-    module, given = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
-    if not isinstance(module, nn.Module):
-        raise UserError(f"--model {source.asked}: returned {type(module).__name__}, not a torch.nn.Module")
-    given = (torch.zeros(1, 3, 224, 224),) if given is None else given
-    inputs: tuple[Any, ...] = (given,) if isinstance(given, Tensor) else tuple(given)
-    if batch > 1:
-        inputs = tuple(
-            item.expand(batch, *item.shape[1:]).clone()
-            if isinstance(item, Tensor) and item.shape[:1] == (1,)
-            else item
-            for item in inputs
-        )
-    return Built(module.eval(), inputs, {}, {"kind": "custom"}, own_weights=True)
-
-
 def _example_image(size: tuple[int, ...], device: Device) -> Tensor:
     """Seeded noise, so that a run on the example inputs exercises every layer."""
     if device == "meta":
@@ -237,8 +204,3 @@ def _example_tokens(size: tuple[int, ...], vocabulary: int, device: Device) -> T
     if device == "meta":
         return torch.empty(size, dtype=torch.long, device="meta")
     return torch.randint(0, vocabulary, size, generator=torch.Generator().manual_seed(0))
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__

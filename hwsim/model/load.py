@@ -110,7 +110,7 @@ def load_model(
     if weights is None and source.resolved in SHAPES_ONLY and device != "meta":
         log.warning("%s: planned from its shapes alone, without weights", source.resolved)
         device = "meta"
-    built = build(source, device, batch, sequence)
+    built = build(source, device, batch, sequence, seed)
     info = _give_weights(source, built, weights, seed)
     program = export_program(built.module, built.args, built.kwargs, source.resolved)
     inputs = tuple(item for item in (*built.args, *built.kwargs.values()) if isinstance(item, Tensor))
@@ -129,8 +129,14 @@ def _give_weights(source: ModelSource, built: Built, weights: Path | None, seed:
         return WeightsInfo("file", weights.name, sha256_of_file(weights))
     if on_meta:
         return WeightsInfo("meta")
-    if built.own_weights:
+    if built.own_weights == "given":
         return WeightsInfo("file", source.resolved, sha256_of_tensors(built.module.state_dict()))
+    if built.own_weights == "random":
+        log.warning(
+            "%s: another seed gives other weights, so they are random; accuracy-like figures are illustrative",
+            source.resolved,
+        )
+        return WeightsInfo("random", source.resolved, sha256_of_tensors(built.module.state_dict()), seed)
     found = load_pretrained(source, built.module)
     if found is not None:
         return found

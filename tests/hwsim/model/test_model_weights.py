@@ -271,3 +271,28 @@ def test_a_saved_program_loads_with_its_own_weights(tmp_path):
         load_model(str(path))
     with pytest.raises(UserError, match="brings its own weights"):
         load_model(str(path), weights=path)
+
+
+_NETS = """
+import torch
+def random():
+    return torch.nn.Linear(4, 3), torch.randn(1, 4)
+def given():
+    net = torch.nn.Linear(4, 3)
+    torch.nn.init.ones_(net.weight)
+    torch.nn.init.zeros_(net.bias)
+    return net, torch.randn(1, 4)
+"""
+
+
+def test_a_factory_with_random_weights_follows_the_seed_and_says_so(tmp_path):
+    path = tmp_path / "nets.py"
+    path.write_text(_NETS)
+    first, again, other = (load_model(f"{path}:random", seed=seed) for seed in (3, 3, 4))
+    assert first.illustrative
+    assert first.weights.kind == "random"
+    assert first.weights == again.weights
+    assert first.weights.sha256 != other.weights.sha256
+    given = load_model(f"{path}:given", seed=3)
+    assert given.weights.kind == "file"
+    assert not given.illustrative

@@ -1,0 +1,73 @@
+"""A model from a function of the user's own file: ``FILE.py:FACTORY`` returns a module, or (module, example inputs)."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hwsim.errors import UserError
+from hwsim.model.sources import ModelSource
+
+OwnWeights = Literal["given", "random"]
+
+
+def build_from_factory(
+    source: ModelSource, batch: int, seed: int
+) -> tuple[nn.Module, tuple[Any, ...], OwnWeights]:
+    """The module, its example inputs, and whether its weights follow the seed of torch's generator."""
+    factory = _find(source)
+    module, given = _call(source, factory, seed)
+    # Nobody says whether the numbers are trained. Those that another seed changes are not.
+    again, _ = _call(source, factory, seed + 1)
+    known = again.state_dict()
+    same = all(torch.equal(value, known[name]) for name, value in module.state_dict().items())
+    given = (torch.zeros(1, 3, 224, 224),) if given is None else given
+    inputs: tuple[Any, ...] = (given,) if isinstance(given, Tensor) else tuple(given)
+    if batch > 1:
+        inputs = tuple(
+            item.expand(batch, *item.shape[1:]).clone()
+            if isinstance(item, Tensor) and item.shape[:1] == (1,)
+            else item
+            for item in inputs
+        )
+    return module.eval(), inputs, "given" if same else "random"
+
+
+def _find(source: ModelSource) -> Callable[..., Any]:
+    path = Path(source.name)
+    if not path.is_file():
+        raise UserError(f"--model {source.asked}: no such file {path}")
+    spec = importlib.util.spec_from_file_location(f"hwsim_factory_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    namespace = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(namespace)
+    except Exception as error:
+        raise UserError(f"--model {source.asked}: {type(error).__name__}: {first_line(error)}") from error
+    factory = getattr(namespace, source.factory or "", None)
+    if not callable(factory):
+        raise UserError(f"--model {source.asked}: {path} has no function {source.factory!r}")
+    return factory
+
+
+def _call(source: ModelSource, factory: Callable[..., Any], seed: int) -> tuple[nn.Module, Any]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            made = factory(**source.arguments)
+        except Exception as error:
+            raise UserError(f"--model {source.asked}: {type(error).__name__}: {first_line(error)}") from error
+    module, given = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(module, nn.Module):
+        raise UserError(f"--model {source.asked}: returned {type(module).__name__}, not a torch.nn.Module")
+    return module, given
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception of another library says, short enough for one line."""
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
