@@ -1,4 +1,4 @@
-"""Atomic writes: a file is there whole, or not at all."""
+"""Atomic writes: a file is there whole, or not at all; and files that must be there to be read."""
 
 import contextlib
 import os
@@ -33,3 +33,14 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8, atomically."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def existing_file(path: Path, flag: str) -> Path:
+    """``path`` if it is a readable file; else a one-line mistake that names the flag."""
+    if path.is_dir():
+        raise UserError(f"{flag} {path}: is a directory; give a file")
+    if not path.exists():
+        raise UserError(f"{flag} {path}: no such file")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{flag} {path}: cannot be read; check its permissions")
+    return path

@@ -9,15 +9,17 @@ import logging
 import os
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from hwsim.errors import UserError
+from hwsim.files import existing_file
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+__all__ = ["SETTINGS", "existing_file", "log", "out", "print_json", "shows_progress"]
 
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -86,14 +88,3 @@ def log() -> "Console":
 def print_json(value: Any) -> None:
     """Write ``value`` to stdout as JSON with stable key order."""
     typer.echo(json.dumps(value, indent=2, sort_keys=True, allow_nan=False))
-
-
-def existing_file(path: Path, flag: str) -> Path:
-    """``path`` if it is a readable file; else a one-line mistake that names the flag."""
-    if path.is_dir():
-        raise UserError(f"{flag} {path}: is a directory; give a file")
-    if not path.exists():
-        raise UserError(f"{flag} {path}: no such file")
-    if not os.access(path, os.R_OK):
-        raise UserError(f"{flag} {path}: cannot be read; check its permissions")
-    return path

@@ -1,29 +1,19 @@
 """``hwsim solve`` and ``hwsim plan diff``: the planner alone, from tables to a plan, and plans side by side."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hwsim.cli import console
-from hwsim.errors import InfeasibleError, UserError
-from hwsim.units import Dimension, format_quantity, parse_quantity
+from hwsim.units import format_quantity
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from planner.control import ProgressCallback
     from planner.diff import PlanDiff
     from planner.plan import Plan
-    from planner.request import Limits, Request
-
-    Document = TypeVar("Document", bound=BaseModel)
 
 _PICO = 1e-12
-
-
-def _limit(text: str | None, dimension: Dimension, flag: str) -> float | None:
-    return None if text is None else parse_quantity(text, dimension, flag)
 
 
 def solve(
@@ -60,104 +50,36 @@ def solve(
 
     Example: hwsim solve tables.json --max-latency 4ms --pin 'head=w8a8'
     """
-    from planner.request import Limits, Request
+    from hwsim.stages.solve import InfeasibleTables, run_solve, solve_request
 
-    limits = Limits(
-        error=max_error,
-        latency=_limit(max_latency, "time", "--max-latency"),
-        energy=_energy(max_energy),
-        bops=_limit(max_bops, "count", "--max-bops"),
-        weight_memory=_limit(max_weight_memory, "bytes", "--max-weight-memory"),
-        activation_memory=_limit(max_activation_memory, "bytes", "--max-activation-memory"),
+    request = solve_request(
+        max_latency=max_latency,
+        max_bops=max_bops,
+        max_weight_memory=max_weight_memory,
+        max_activation_memory=max_activation_memory,
+        max_energy=max_energy,
+        max_error=max_error,
+        objective=objective,
+        pin=pin,
+        forbid=forbid,
+        ensembles=ensembles,
+        pareto=pareto,
+        alternatives=alternatives,
+        explain=explain,
+        time_limit=time_limit,
+        seed=seed,
+        workers=workers,
     )
-    request = _checked(
-        Request,
-        {
-            "objective": _objective(objective, limits, bool(pareto)),
-            "limits": limits,
-            "pins": tuple(pin or ()),
-            "forbids": tuple(forbid or ()),
-            "ensembles": ensembles,
-            "seed": seed,
-            "workers": workers,
-            "time_limit": parse_quantity(time_limit, "time", "--time-limit"),
-            "alternatives": alternatives,
-            "explain": explain and not pareto,
-        },
-    )
-    plans = _plans(tables, request, pareto, warm_start, json)
+    try:
+        with _Bar() as bar:
+            plans = run_solve(tables, request, pareto=pareto, warm_start=warm_start, progress=bar.callback)
+    except InfeasibleTables as error:
+        if json:
+            console.print_json(error.report)
+        raise
     _write_and_print(plans, output, json, many=bool(pareto))
     if any(plan.stopped == "interrupted" for plan in plans):
         raise typer.Exit(130)
-
-
-def _energy(text: str | None) -> float | None:
-    joules = _limit(text, "energy", "--max-energy")
-    return None if joules is None else joules / _PICO
-
-
-def _objective(text: str | None, limits: "Limits", frontier: bool) -> tuple[str, ...]:
-    from planner.request import QUANTITIES
-
-    if text is None:
-        if not frontier and all(value is None for value in limits.model_dump().values()):
-            raise UserError("nothing to plan for: give a limit such as --max-latency 4ms, or an --objective")
-        return ("error",)
-    words = tuple(word.strip() for word in text.split(","))
-    for word in words:
-        if word not in QUANTITIES:
-            raise UserError(f"--objective: {word!r} is not one of {', '.join(QUANTITIES)}")
-    return words
-
-
-def _checked(kind: "type[Document]", fields: dict[str, object]) -> "Document":
-    from pydantic import ValidationError
-
-    try:
-        return kind.model_validate(fields)
-    except ValidationError as error:
-        raise UserError(_first_mistake(error, "request")) from error
-
-
-def _first_mistake(error: ValueError, where: str) -> str:
-    from pydantic import ValidationError
-
-    assert isinstance(error, ValidationError)
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return f"{where}{': ' + place if place else ''}: {first['msg'].removeprefix('Value error, ')}"
-
-
-def _read(kind: "type[Document]", path: Path, flag: str) -> "Document":
-    from pydantic import ValidationError
-
-    text = console.existing_file(path, flag).read_text(encoding="utf-8", errors="replace")
-    try:
-        return kind.model_validate_json(text)
-    except ValidationError as error:
-        raise UserError(_first_mistake(error, str(path))) from error
-
-
-def _plans(
-    path: Path, request: "Request", points: int, warm_start: Path | None, json: bool
-) -> "tuple[Plan, ...]":
-    from planner.errors import Infeasible
-    from planner.pareto import pareto
-    from planner.plan import Plan
-    from planner.solve import solve as solve_tables
-    from planner.tables import Tables
-
-    tables = _read(Tables, path, "TABLES")
-    start = None if warm_start is None else _read(Plan, warm_start, "--warm-start")
-    try:
-        with _Bar() as bar:
-            if points:
-                return pareto(tables, request, points, progress=bar.callback)
-            return (solve_tables(tables, request, warm_start=start, progress=bar.callback),)
-    except Infeasible as error:
-        if json:
-            console.print_json(error.report.model_dump(mode="json"))
-        raise InfeasibleError(str(error)) from error
 
 
 class _Bar:
@@ -269,10 +191,9 @@ def diff(
 
     Example: hwsim plan diff a/plan.json b/plan.json
     """
-    from planner.diff import diff as compare
-    from planner.plan import Plan
+    from hwsim.stages.solve import run_diff
 
-    found = compare(_read(Plan, before, "BEFORE"), _read(Plan, after, "AFTER"))
+    found = run_diff(before, after)
     if json:
         console.print_json(found.model_dump(mode="json"))
     else:
