@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: help plan test lint types system-packages clean
+.PHONY: help plan test lint types docs system-packages clean
 
 help:            ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,9 @@ lint: $(VENV)/.installed-dev   ## ruff
 
 types: $(VENV)/.installed-dev   ## basedpyright, strict
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+docs: $(VENV)/.installed-dev   ## documentation as HTML in docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
 # A browser, cross compilers and emulators for the tests that use them; where they cannot be installed
 # (no Debian, not root) those tests skip and say so.
@@ -52,5 +55,5 @@ $(VENV)/.installed: $(VENV)/.created $(INPUTS)
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.created $(INPUTS)
-	$(PIP) install -c constraints.txt -e '.[tvm,dev]'
+	$(PIP) install -c constraints.txt -e '.[tvm,dev,docs]'
 	@touch $@ $(VENV)/.installed
