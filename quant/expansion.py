@@ -29,7 +29,7 @@ from quant.chains import chain_tables
 from quant.errors import QuantError
 from quant.first_order import FirstOrder
 from quant.scheme import Scheme
-from quant.sparsity import column_counts_by_order, term_counts_by_order
+from quant.sparsity import column_counts_by_order, term_counts_by_order, without_idle_axis
 from quant.terms import Term, weight_of
 
 ScaleRule = Literal["joint", "tiled", "centred", "maxabs", "pow2"]
@@ -82,6 +82,7 @@ def expand(
     if scheme.weight_bits is None:
         raise QuantError("scheme fp: a layer in float has no terms")
     kernel = kernel * int(np.prod(weight.shape[2:], dtype=np.int64))
+    scheme = without_idle_axis(scheme)
     flat = weight.detach().reshape(weight.shape[0], -1)
     if not bool(torch.isfinite(flat).all()):
         raise QuantError("weight holds NaN or infinity: it cannot be quantized")

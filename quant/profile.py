@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from quant.chains import ChainTables, chain_tables
 from quant.errors import QuantError
 from quant.scheme import Scheme
-from quant.sparsity import column_counts_by_order, kept_count, term_counts_by_order
+from quant.sparsity import column_counts_by_order, kept_count, term_counts_by_order, without_idle_axis
 
 FloatArray = NDArray[np.float32]
 SCALE_BYTES = 4
@@ -165,7 +165,8 @@ class _Reader:
             return self._float(scheme)
         key = Scheme(scheme.weight_bits, None, scheme.order, scheme.kept, scheme.axis, scheme.binary_last)
         if key not in self._errors:
-            self._errors[key] = self._by_columns(key) if key.axis == "columns" else self._by_rows(key)
+            plain = without_idle_axis(key)
+            self._errors[key] = self._by_columns(plain) if plain.axis == "columns" else self._by_rows(plain)
         error, output, loss, bound, sup = self._errors[key]
         norm = self.tables.weight_energy
         return OptionError(
@@ -177,7 +178,7 @@ class _Reader:
             sup_bound=bound,
             measured_sup=sup,
             bops=self.macs * scheme.bits_per_weight * (scheme.act_bits or 32),
-            bytes=self._bytes(scheme),
+            bytes=self._bytes(without_idle_axis(scheme)),
         )
 
     def _float(self, scheme: Scheme) -> OptionError:
@@ -193,7 +194,7 @@ class _Reader:
         for share, bits in zip(scheme.shares, scheme.term_bits, strict=True):
             kept = kept_count(share, groups)
             total += kept / groups * self.rows * self.columns * bits / 8
-            total += SCALE_BYTES * (kept if scheme.axis == "rows" else self.rows)
+            total += SCALE_BYTES * (kept if scheme.axis == "rows" else self.rows if kept else 0)
             total += INDEX_BYTES * kept if kept < groups else 0
         return total
 
@@ -248,8 +249,6 @@ class _Reader:
         assert scheme.weight_bits is not None
         if self.groups != 1:
             raise QuantError(f"scheme {scheme}: input columns can be kept only in layers with one group")
-        if scheme.binary_last:
-            raise QuantError(f"scheme {scheme}: a binary last term keeps rows, not columns")
         tables, b = self.tables, self.tables.bits.index(scheme.weight_bits)
         channels = self.columns // self.kernel
         by_channel = [

@@ -8,14 +8,28 @@ Schedules say how a total budget (in dense orders) is spread over the orders 2..
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quant.errors import QuantError
+from quant.scheme import Scheme
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.floating]
+
+
+def without_idle_axis(scheme: Scheme) -> Scheme:
+    """The scheme, by rows where its orders keep every column or none: then no column is ranked.
+
+    So a share of 0 is order 1 to the last bit on either axis.
+    """
+    if scheme.axis == "rows":
+        return scheme
+    if scheme.binary_last:
+        raise QuantError(f"scheme {scheme}: a binary last term keeps rows, not columns")
+    return replace(scheme, axis="rows") if set(scheme.kept) <= {0, 100} else scheme
 
 
 def kept_count(share: float, groups: int) -> int:

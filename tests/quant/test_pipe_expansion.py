@@ -11,6 +11,7 @@ from quant.errors import QuantError
 from quant.expansion import expand, make_terms
 from quant.profile import profile_layer
 from quant.scheme import Scheme
+from quant.terms import weight_of
 
 RULES = ["joint", "tiled", "centred", "maxabs", "pow2"]
 
@@ -94,9 +95,10 @@ def test_p4_weights_already_on_a_grid_are_kept_exactly():
 @pytest.mark.parametrize("axis", ["g", "c"])
 def test_p5_all_groups_equal_dense_and_no_groups_equal_order_one(axis):
     weight = student()
-    for rule in ("tiled", "centred"):
+    for rule in RULES:
         dense = expand(weight, Scheme.parse("w4a8.o3"), rule=rule)
-        full = expand(weight, Scheme(4, 8, order=3, kept=(100, 100), axis="columns"), rule=rule)
+        axis_name = "columns" if axis == "c" else "rows"
+        full = expand(weight, Scheme(4, 8, order=3, kept=(100, 100), axis=axis_name), rule=rule)
         assert torch.equal(dense.weight(), full.weight())
         none = expand(weight, Scheme.parse(f"w4a8.o3.{axis}0"), rule=rule)
         assert torch.equal(none.weight(), expand(weight, Scheme.parse("w4a8"), rule=rule).weight())
@@ -151,6 +153,38 @@ def test_columns_of_a_convolution_are_whole_channels():
     cols = expand(weight, Scheme.parse("w4a8.o2.c25")).terms[1].cols
     assert cols.numel() == 9
     assert torch.equal(cols // 9, cols[:1].expand(9) // 9)
+
+
+@pytest.mark.parametrize("shape", [(6, 8, 3, 3), (5, 12, 1, 7), (7, 20)])
+@pytest.mark.parametrize("text", ["w4a8.o2.c25", "w3a8.o3.c50-25", "w2a8.o3.c0-50", "w4a8.o3.c0"])
+def test_stored_columns_are_those_the_profile_priced(shape, text):
+    """What `make_terms` keeps of a convolution costs and errs as the profile says, channel by channel."""
+    torch.manual_seed(4)
+    weight, moments = torch.randn(shape), torch.rand(shape[1])
+    scheme = Scheme.parse(text)
+    terms = make_terms("layer", weight, scheme, moments)
+    flat = weight.reshape(shape[0], -1)
+    kernel = flat.shape[1] // shape[1]
+    error = (flat.double() - weight_of(terms, flat.shape).double()).square()
+    option = profile_layer(weight.numpy(), [scheme], column_moments=moments.numpy())[0]
+    assert option.weight_error == pytest.approx(float(error.sum()), rel=1e-4)
+    per_entry = moments.repeat_interleave(kernel)
+    assert option.output_error == pytest.approx(float((error * per_entry).sum()), rel=1e-4)
+    kept = [t for t in terms if t.codes.numel()]
+    stored = sum(t.codes.numel() * t.bits / 8 + 4 * len(t.scale) for t in kept)
+    stored += sum(4 * t.cols.numel() // kernel for t in kept if t.cols is not None)
+    assert option.bytes == pytest.approx(stored)
+    for term in kept:
+        if term.cols is not None:
+            assert torch.equal(term.cols[::kernel] % kernel, torch.zeros(len(term.cols) // kernel).int())
+
+
+def test_a_binary_last_term_by_columns_is_refused():
+    scheme = Scheme(4, 8, order=3, kept=(50, 50), axis="columns", binary_last=True)
+    with pytest.raises(QuantError, match="keeps rows"):
+        expand(student(), scheme)
+    with pytest.raises(QuantError, match="keeps rows"):
+        profile_layer(student().numpy(), [scheme])
 
 
 @pytest.mark.parametrize(("bits", "order"), [(8, 4), (6, 5), (4, 7)])
