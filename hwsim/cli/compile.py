@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hwsim.cli import console
+from hwsim.cli import complete, console
 from hwsim.stages.compile import CompileRequest, run_compile
 
 
@@ -17,7 +17,13 @@ def compile_(
         Path | None, typer.Option(help="Instead of both: a directory that hwsim quantize wrote.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Model; default: the one the plan was made for.")
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            autocompletion=complete.models,
+            help="Model; default: the one the plan was made for.",
+        ),
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights: .safetensors, or .pth without code.")] = None,
     calibration_data: Annotated[

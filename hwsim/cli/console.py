@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from hwsim.errors import UserError
-from hwsim.files import existing_file
+from hwsim.files import existing_file as existing_file
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-__all__ = ["SETTINGS", "existing_file", "log", "out", "print_json", "shows_progress"]
 
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -32,35 +30,31 @@ class Settings:
     quiet: bool = False
     log_level: str = "warning"
 
+    def reset(self) -> None:
+        """Back to the defaults, for another command line in the same process."""
+        self.debug, self.quiet, self.log_level = False, False, "warning"
+
 
 SETTINGS = Settings()
 
 
-def take_global_flags(arguments: list[str]) -> list[str]:
-    """Read ``--debug``, ``--quiet`` and ``--log-level`` wherever they stand; return the other arguments."""
-    rest: list[str] = []
-    pending = iter(arguments)
-    for argument in pending:
-        name, _, value = argument.partition("=")
-        if argument == "--":
-            rest.extend([argument, *pending])
-        elif argument == "--debug":
-            SETTINGS.debug = True
-        elif argument in ("--quiet", "-q"):
-            SETTINGS.quiet = True
-        elif name == "--log-level":
-            SETTINGS.log_level = _level(value or next(pending, ""))
-        else:
-            rest.append(argument)
+def start_logging() -> None:
+    """Send log messages to stderr, as loudly as the settings say."""
     logging.basicConfig(
         level="ERROR" if SETTINGS.quiet else SETTINGS.log_level.upper(),
         format="%(levelname)s: %(message)s",
         stream=sys.stderr,
+        force=True,
     )
-    return rest
 
 
-def _level(value: str) -> str:
+def levels() -> list[str]:
+    """The names that ``--log-level`` takes."""
+    return list(_LEVELS)
+
+
+def known_level(value: str) -> str:
+    """The level of this name."""
     if value.lower() not in _LEVELS:
         raise UserError(f"--log-level: {value!r} is not a level; choose {', '.join(_LEVELS)}")
     return value.lower()

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hwsim.cli import console
+from hwsim.cli import complete, console
 from hwsim.stages.evaluate import EvaluateRequest, Evaluation, Progress, run_evaluate
 
 _NAMES = {
@@ -21,7 +21,11 @@ _NAMES = {
 
 def evaluate(
     subject: Annotated[
-        str, typer.Argument(help="Directory of hwsim quantize, or the name of a float model.")
+        str,
+        typer.Argument(
+            autocompletion=complete.models,
+            help="Directory of hwsim quantize, or the name of a float model.",
+        ),
     ],
     data: Annotated[str, typer.Option(help="Folder or .zip of images, .npz, .txt, or FILE.py:FUNCTION.")],
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first N samples.")] = None,

@@ -4,11 +4,14 @@ Exit codes: 0 ok · 1 failure · 2 usage or bad input · 3 infeasible · 4 a bud
 under ``--strict`` · 130 interrupted, with the best result so far saved.
 """
 
+import difflib
 import sys
 import traceback
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Any
 
 import typer
+from typer.main import get_command
 
 from hwsim.cli import (
     compile,
@@ -24,14 +27,16 @@ from hwsim.cli import (
     target,
 )
 from hwsim.cli import run as run_verb
+from hwsim.cli.common import equip
 from hwsim.errors import HwsimError
 
 app = typer.Typer(
     name="hwsim",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    # Plain help: the framed one cuts the names of long flags on a terminal of 80 columns.
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Everywhere: --quiet, --log-level debug|info|warning|error, --debug (shows tracebacks).",
 )
 
 
@@ -51,32 +56,54 @@ def _root(
 ) -> None:
     """Which quantized form of a model should run on a device, how fast, how accurate.
 
-    Start with: hwsim plan --target edge_gpu --model vit_b
+    Example: hwsim plan --target edge_gpu --model vit_b
+    Example: hwsim plan --target edge_gpu --model vit_b --max-latency 4ms
+    Example: hwsim report out/vit_b-edge_gpu
+    Example: hwsim doctor
     """
 
 
 plan.app.command("diff")(solve.diff)
 app.add_typer(plan.app, name="plan")
-app.command("solve")(solve.solve)
+app.command("report")(report.report)
 app.command("quantize")(quantize.quantize)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compile")(compile.compile_)
 app.command("run")(run_verb.run)
 app.command("simulate")(simulate.simulate)
-app.command("report")(report.report)
+app.command("solve")(solve.solve)
 app.add_typer(target.app, name="target")
 app.add_typer(model.app, name="model")
 app.command("doctor")(doctor.doctor)
+
+
+@cache
+def command() -> Any:
+    """The tree of commands; the verb people begin with stands first."""
+    root: Any = get_command(app)
+    root.commands = {"plan": root.commands["plan"]} | root.commands
+    return equip(root)
 
 
 def _exit_code(error: BaseException) -> int:
     """Print ``error`` as one line and say which code to leave with."""
     if console.SETTINGS.debug:
         traceback.print_exception(error)
-    message = error.format_message() if hasattr(error, "format_message") else str(error)  # pyright: ignore
+    message = _usage_message(error) if hasattr(error, "format_message") else str(error)
     print(f"hwsim: error: {message or type(error).__name__}", file=sys.stderr)
     code = getattr(error, "exit_code", 1)
     return code if isinstance(code, int) else 1
+
+
+def _usage_message(error: Any) -> str:
+    """Typer's message; the likeliest flags instead of all that look a little alike."""
+    asked = getattr(error, "option_name", None)
+    if asked and error.message.startswith("No such option"):
+        known = [option for param in error.ctx.command.params for option in param.opts] if error.ctx else []
+        near = difflib.get_close_matches(asked, known, n=2, cutoff=0.6)
+        where = f"see {error.ctx.command_path} --help" if error.ctx else "see --help"
+        return f"no flag {asked}; " + (f"did you mean {' or '.join(near)}?" if near else where)
+    return str(error.format_message())
 
 
 def run(arguments: list[str]) -> int:
@@ -84,12 +111,13 @@ def run(arguments: list[str]) -> int:
     from planner.errors import PlannerError
     from quant.errors import QuantError
 
+    console.SETTINGS.reset()
+    console.start_logging()
     try:
-        result = app(args=console.take_global_flags(arguments), prog_name="hwsim", standalone_mode=False)
+        result = command()(args=arguments, prog_name="hwsim", standalone_mode=False)
+        if result == 130:
+            print("hwsim: interrupted", file=sys.stderr)
         return result if isinstance(result, int) else 0
-    except KeyboardInterrupt:
-        print("hwsim: interrupted", file=sys.stderr)
-        return 130
     except HwsimError as error:
         return _exit_code(error)
     except (PlannerError, QuantError) as error:

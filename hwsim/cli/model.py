@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwsim.cli import console
+from hwsim.cli import complete, console
 from hwsim.errors import UserError
 from hwsim.model.sources import SHORT_NAMES
 from hwsim.units import format_quantity
@@ -14,13 +14,19 @@ if TYPE_CHECKING:
     from hwsim.model.graph import Layer, LayerGraph
     from hwsim.model.load import LoadedModel
 
-app = typer.Typer(no_args_is_help=True, help="Models: list the short names, show one layer by layer.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Models: list the short names, show one layer by layer.\n\nExample: hwsim model show resnet18",
+)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("list")
 def list_(json: Json = False) -> None:
-    """The short names and what each stands for."""
+    """The short names and what each stands for.
+
+    Example: hwsim model list
+    """
     if json:
         console.print_json([{"name": name, "resolved": full} for name, full in SHORT_NAMES.items()])
         return
@@ -42,7 +48,11 @@ def list_(json: Json = False) -> None:
 @app.command()
 def show(
     model: Annotated[
-        str, typer.Argument(help="Short name, timm:NAME, hf:NAME, FILE.pt2 or FILE.py:FUNCTION.")
+        str,
+        typer.Argument(
+            autocompletion=complete.models,
+            help="Short name, timm:NAME, hf:NAME, FILE.pt2 or FILE.py:FUNCTION.",
+        ),
     ],
     weights: Annotated[
         Path | None, typer.Option(help="Read these weights too (.safetensors or .pth); else shapes alone.")
@@ -54,7 +64,10 @@ def show(
     products: Annotated[bool, typer.Option("--products", help="List the matrix products only.")] = False,
     json: Json = False,
 ) -> None:
-    """Every layer with shapes, multiply-accumulates and parameters, and the totals."""
+    """Every layer with shapes, multiply-accumulates and parameters, and the totals.
+
+    Example: hwsim model show resnet18 --products
+    """
     from hwsim.model.load import load_model
 
     if weights is not None:

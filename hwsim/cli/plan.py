@@ -7,13 +7,12 @@ from typing import Annotated
 
 import typer
 
-from hwsim.cli import console
+from hwsim.cli import complete, console
 from hwsim.errors import ViolationError
 from hwsim.stages.request import PlanRequest, plan_request
 
 app = typer.Typer(
     invoke_without_command=True,
-    help="Choose bits, expansion order, sparsity and use of units for each layer, proven optimal.",
 )
 
 
@@ -21,11 +20,19 @@ app = typer.Typer(
 def plan(
     context: typer.Context,
     target: Annotated[
-        str, typer.Option("--target", "-t", help="Device: a shipped name or a YAML file.")
+        str,
+        typer.Option(
+            "--target", "-t", autocompletion=complete.targets, help="Device: a shipped name or a YAML file."
+        ),
     ] = "",
     model: Annotated[
         str,
-        typer.Option("--model", "-m", help="Short name, timm:NAME, hf:NAME, FILE.pt2 or FILE.py:factory."),
+        typer.Option(
+            "--model",
+            "-m",
+            autocompletion=complete.models,
+            help="Short name, timm:NAME, hf:NAME, FILE.pt2 or FILE.py:factory.",
+        ),
     ] = "",
     weights: Annotated[
         Path | None, typer.Option(help="Weights: .safetensors, or .pth without pickled code.")
@@ -85,6 +92,9 @@ def plan(
     With no limit given, the fastest plan whose predicted error is at most that of uniform w8a8.
 
     Example: hwsim plan --target edge_gpu --model vit_b --max-latency 4ms
+    Example: hwsim plan --target my_device.yaml --model my_net.py:make --weights my_net.safetensors
+    Example: hwsim plan --target mobile_cpu --model resnet18 --max-energy 20mJ --pareto 8 -o out/phone
+    Example: hwsim plan --config out/vit_b-edge_gpu/config.yaml --max-latency 3ms -o out/faster
     """  # fmt: skip
     if context.invoked_subcommand is not None:
         return

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hwsim.cli import console
+from hwsim.cli import complete, console
 from hwsim.errors import UserError
 from hwsim.stages.quantize import QuantizeRequest, QuantizeResult, run_quantize
 
@@ -18,7 +18,13 @@ def quantize(
         typer.Option(help="Instead of a plan: one scheme for all layers, for example w4a8.o2.g50."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Model; default: the one the plan was made for.")
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            autocompletion=complete.models,
+            help="Model; default: the one the plan was made for.",
+        ),
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights: .safetensors, or .pth without code.")] = None,
     calibration_data: Annotated[
@@ -45,6 +51,7 @@ def quantize(
     """Quantize a model as planned and save it: 4-bit weights take 4 bits.
 
     Example: hwsim quantize --plan out/plan.json --calibration-data images/ -o out/quantized
+    Example: hwsim quantize --model resnet18 --scheme w4a8 -o out/quantized
     """
     if range_method not in ("minmax", "percentile", "mse"):
         raise UserError(f"--range-method {range_method!r}: choose minmax, percentile or mse")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwsim.cli import console
+from hwsim.cli import complete, console
 from hwsim.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,10 +17,18 @@ if TYPE_CHECKING:
 
 
 def simulate(
-    target: Annotated[str, typer.Option("--target", "-t", help="Device: a shipped name or a YAML file.")],
+    target: Annotated[
+        str,
+        typer.Option(
+            "--target", "-t", autocompletion=complete.targets, help="Device: a shipped name or a YAML file."
+        ),
+    ],
     plan: Annotated[Path | None, typer.Option(help="A plan.json that hwsim plan wrote.")] = None,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Instead of a plan: a model's name.")
+        str | None,
+        typer.Option(
+            "--model", "-m", autocompletion=complete.models, help="Instead of a plan: a model's name."
+        ),
     ] = None,
     scheme: Annotated[str, typer.Option(help="With --model: one scheme for all layers.")] = "w8a8",
     sweep: Annotated[
@@ -35,6 +43,7 @@ def simulate(
 ) -> None:
     """Latency, energy, traffic and memory of one inference, tile by tile.
 
+    Example: hwsim simulate --target edge_gpu --plan out/vit_b-edge_gpu/plan.json --trace trace.json
     Example: hwsim simulate --model resnet50 --scheme w8a8 --target edge_gpu --sweep units=1:2:4
     """
     from hwsim.target.load import load_target

@@ -5,19 +5,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwsim.cli import console
+from hwsim.cli import complete, console
 from hwsim.errors import UserError
 
 if TYPE_CHECKING:
     from hwsim.target.schema import Target
 
-app = typer.Typer(no_args_is_help=True, help="Device descriptors: list, show, validate, schema.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Device descriptors: list, show, validate, schema.\n\nExample: hwsim target show edge_gpu",
+)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("list")
 def list_(json: Json = False) -> None:
-    """The descriptors that ship."""
+    """The descriptors that ship.
+
+    Example: hwsim target list
+    """
     from hwsim.target.load import list_targets, load_target
 
     targets = [load_target(name) for name in list_targets()]
@@ -50,10 +56,16 @@ def list_(json: Json = False) -> None:
 
 @app.command()
 def show(
-    target: Annotated[str, typer.Argument(help="Short name (edge_gpu) or path of a YAML file.")],
+    target: Annotated[
+        str,
+        typer.Argument(autocompletion=complete.targets, help="Short name (edge_gpu) or path of a YAML file."),
+    ],
     json: Json = False,
 ) -> None:
-    """One descriptor with everything filled in, and where each value comes from."""
+    """One descriptor with everything filled in, and where each value comes from.
+
+    Example: hwsim target show edge_gpu
+    """
     from hwsim.target.load import load_target
 
     found = load_target(target)
@@ -69,10 +81,15 @@ def show(
 
 @app.command()
 def validate(
-    targets: Annotated[list[str], typer.Argument(help="Short names or paths of YAML files.")],
+    targets: Annotated[
+        list[str], typer.Argument(autocompletion=complete.targets, help="Short names or paths of YAML files.")
+    ],
     json: Json = False,
 ) -> None:
-    """Check descriptors; every mistake is printed with file, line and column."""
+    """Check descriptors; every mistake is printed with file, line and column.
+
+    Example: hwsim target validate my_device.yaml
+    """
     from hwsim.target.load import load_target
 
     reports: list[dict[str, Any]] = []
@@ -96,7 +113,10 @@ def validate(
 
 @app.command()
 def schema(json: Json = True) -> None:
-    """The JSON Schema of a descriptor, for editors and other programs."""
+    """The JSON Schema of a descriptor, for editors and other programs.
+
+    Example: hwsim target schema
+    """
     from hwsim.target.schema import json_schema
 
     console.print_json(json_schema())
