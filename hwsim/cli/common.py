@@ -20,7 +20,7 @@ _EXAMPLE = re.compile(r"^Example: *(.+)$", re.MULTILINE)
 
 def equip(root: Any) -> Any:
     """Give every command of the tree the common flags, and its examples a paragraph of their own."""
-    for words, command in walk(root):
+    for _, command in walk(root):
         _set_examples_apart(command)
         own = {option for param in command.params for option in param.opts}
         extra = [param for param in _common_parameters() if not own & set(param.opts)]
@@ -71,8 +71,8 @@ def _use_config(context: typer.Context, value: Path | None) -> None:
     defaults: dict[str, Any] = {}
     for name, setting in settings.items():
         param = params[name]
-        given = _as_typed(setting.value, param)
         try:
+            given = _as_typed(setting.value, param)
             param.process_value(context, given)
         except (UserError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{setting.place}: {name}: {error}") from error
@@ -96,7 +96,7 @@ def _as_typed(value: Any, param: Any) -> Any:
     if param.multiple or param.nargs == -1:
         return [str(item) for item in (value if isinstance(value, list) else [value])]
     if isinstance(value, list):
-        raise UserError(f"--config: {key(param)} takes one value, not a list")
+        raise UserError("takes one value, not a list")
     return value if isinstance(value, bool) else str(value)
 
 

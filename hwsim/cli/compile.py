@@ -5,11 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
+from hwsim import config
 from hwsim.cli import complete, console
 from hwsim.stages.compile import CompileRequest, run_compile
 
 
 def compile_(
+    context: typer.Context,
     output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Directory to write.")],
     plan: Annotated[Path | None, typer.Option(help="A plan.json that hwsim plan wrote.")] = None,
     scheme: Annotated[str | None, typer.Option(help="Instead of a plan: one scheme for all layers.")] = None,
@@ -60,7 +62,8 @@ def compile_(
         sequence=sequence,
         seed=seed,
     )
-    with console.log().status("quantizing and lowering") as status:
+    kept = config.kept(output_dir, "compile", console.flags(context))
+    with kept, console.log().status("quantizing and lowering") as status:
         result = run_compile(request, lambda _, done, total: status.update(f"kernel {done} of {total}"))
     if json:
         console.print_json(result.manifest)

@@ -79,6 +79,15 @@ def log() -> "Console":
     return Console(stderr=True, quiet=SETTINGS.quiet, highlight=False)
 
 
+def flags(context: typer.Context) -> dict[str, Any]:
+    """The values of this command's flags, in the order of its help whatever the order they were given in."""
+    return {
+        param.name: context.params[param.name]
+        for param in context.command.params
+        if param.name in context.params
+    }
+
+
 def print_json(value: Any) -> None:
     """Write ``value`` to stdout as JSON with stable key order."""
     typer.echo(json.dumps(value, indent=2, sort_keys=True, allow_nan=False))

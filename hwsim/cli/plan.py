@@ -3,7 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -130,15 +130,23 @@ def plan(
     if dry_run:
         _print_dry_run(request, json)
         return
-    _run(request, json)
+    _run(request, {**console.flags(context), "output_dir": request.output_dir}, json)
 
 
-def _run(request: PlanRequest, json: bool) -> None:
+def _run(request: PlanRequest, flags: dict[str, Any], json: bool) -> None:
+    from hwsim import config
     from hwsim.cli.progress import stage_progress
     from hwsim.stages.plan import make_plan
 
-    with stage_progress() as progress:
-        result = make_plan(request, progress)
+    directory = request.output_dir
+    try:
+        with config.kept(directory, "plan", flags), stage_progress() as progress:
+            result = make_plan(request, progress)
+    except KeyboardInterrupt:
+        console.log().print(
+            f"go on with: hwsim plan --config {directory / config.NAME} --resume", soft_wrap=True
+        )
+        raise
     if json:
         console.print_json(result.report.model_dump(mode="json"))
     else:

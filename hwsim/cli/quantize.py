@@ -5,12 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
+from hwsim import config
 from hwsim.cli import complete, console
 from hwsim.errors import UserError
 from hwsim.stages.quantize import QuantizeRequest, QuantizeResult, run_quantize
 
 
 def quantize(
+    context: typer.Context,
     output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Directory to write.")],
     plan: Annotated[Path | None, typer.Option(help="A plan.json that hwsim plan wrote.")] = None,
     scheme: Annotated[
@@ -57,23 +59,24 @@ def quantize(
         raise UserError(f"--range-method {range_method!r}: choose minmax, percentile or mse")
     if dynamic and calibration_data is None:
         console.log().print("attention products keep static ranges, here from synthetic inputs")
-    result = run_quantize(
-        QuantizeRequest(
-            output_dir=output_dir,
-            plan=None if plan is None else console.existing_file(plan, "--plan"),
-            scheme=scheme,
-            model=model,
-            weights=None if weights is None else console.existing_file(weights, "--weights"),
-            calibration_data=calibration_data,
-            samples=samples,
-            range_method=range_method,  # pyright: ignore[reportArgumentType]  # checked above
-            dynamic=dynamic,
-            recipe=recipe,
-            tokenizer=tokenizer,
-            sequence=sequence,
-            seed=seed,
+    with config.kept(output_dir, "quantize", console.flags(context)):
+        result = run_quantize(
+            QuantizeRequest(
+                output_dir=output_dir,
+                plan=None if plan is None else console.existing_file(plan, "--plan"),
+                scheme=scheme,
+                model=model,
+                weights=None if weights is None else console.existing_file(weights, "--weights"),
+                calibration_data=calibration_data,
+                samples=samples,
+                range_method=range_method,  # pyright: ignore[reportArgumentType]  # checked above
+                dynamic=dynamic,
+                recipe=recipe,
+                tokenizer=tokenizer,
+                sequence=sequence,
+                seed=seed,
+            )
         )
-    )
     document = summary(result)
     if json:
         console.print_json(document)

@@ -1,5 +1,6 @@
 """The report on a terminal: verdict, comparison, where the files are; on request the other sections too."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,30 +20,32 @@ def print_report(report: Report, console: "Console", files: list[Path]) -> None:
     """Print the short form of ``report``."""
     from rich.markup import escape
 
-    console.print(f"[bold]{escape(report.headline)}[/bold]")
+    say = partial(console.print, soft_wrap=True)
+    say(f"[bold]{escape(report.headline)}[/bold]")
     for budget in report.budgets:
-        console.print(f"  [{'green' if budget.met else 'red'}]{escape(fmt.budget_line(budget))}[/]")
-    console.print(f"  {escape(report.solver)}")
-    console.print(f"  {escape(fmt.validation_line(report))}")
+        say(f"  [{'green' if budget.met else 'red'}]{escape(fmt.budget_line(budget))}[/]")
+    say(f"  {escape(report.solver)}")
+    say(f"  {escape(fmt.validation_line(report))}")
     for text in report.not_honoured:
-        console.print(f"  [yellow]not honoured: {escape(text)}[/]")
+        say(f"  [yellow]not honoured: {escape(text)}[/]")
     for text in report.warnings:
-        console.print(f"  [yellow]note: {escape(text)}[/]")
+        say(f"  [yellow]note: {escape(text)}[/]")
     compared = tables.comparison(report)
     print_table(compared.picked([c.title for c in compared.columns if c.title != "note"]), console)
-    console.print(f"predicted error: {escape(report.error_meaning)}", style="dim")
+    say(f"predicted error: {escape(report.error_meaning)}", style="dim")
     for row in report.comparison:
         if row.note:
-            console.print(f"{escape(row.name)}: {escape(row.note)}", style="dim")
+            say(f"{escape(row.name)}: {escape(row.note)}", style="dim")
     if files:
-        console.print("files: " + escape(", ".join(str(path) for path in files)))
+        say("files: " + escape(", ".join(str(path) for path in files)))
 
 
 def print_details(report: Report, console: "Console") -> None:
     """Print what the short form leaves out: layers, frontier, anytime curve, energy, what is missing."""
     from rich.markup import escape
 
-    console.print(escape(fmt.engines_line(report)))
+    say = partial(console.print, soft_wrap=True)
+    say(escape(fmt.engines_line(report)))
     print_table(tables.layers(report).picked(_SHOWN_LAYERS), console)
     for table in (
         tables.frontier(report),
@@ -51,12 +54,12 @@ def print_details(report: Report, console: "Console") -> None:
         tables.energy(report),
     ):
         if table.rows:
-            console.print(f"\n[bold]{escape(table.caption)}[/bold]")
+            say(f"\n[bold]{escape(table.caption)}[/bold]")
             print_table(table, console)
     for line in tables.memory_lines(report):
-        console.print(escape(line))
+        say(escape(line))
     for name, reason in sorted(report.unavailable.items()):
-        console.print(f"not obtained: {escape(name)}: {escape(reason)}", style="dim")
+        say(f"not obtained: {escape(name)}: {escape(reason)}", style="dim")
 
 
 def print_table(table: tables.Table, console: "Console") -> None:

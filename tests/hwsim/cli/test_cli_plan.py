@@ -15,7 +15,16 @@ from hwsim.cli.main import run
 ROOT = Path(__file__).resolve().parents[3]
 CONV = f"{ROOT}/tests/small_models.py:conv_net"
 VIT = f"{ROOT}/tests/small_models.py:transformer"
-FILES = ("plan.json", "tables.json", "profile.json", "report.json", "report.html", "report.md", "trace.json")
+FILES = (
+    "plan.json",
+    "tables.json",
+    "profile.json",
+    "report.json",
+    "report.html",
+    "report.md",
+    "trace.json",
+    "config.yaml",
+)
 
 
 def plan(*arguments: str) -> int:
