@@ -5,11 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+
 from planner.bounds import SUMS, Bound, Relaxation
 from planner.control import Control
 from planner.entries import ExactTables
+from planner.improve import improved
+from planner.labels import guided
 from planner.limits import Limit, tightened
-from planner.multipliers import best_bound
+from planner.multipliers import best_bound, refined
 from planner.prune import Entries, agreeing, class_keys, cost_kinds, fitting, undominated
 from planner.search import Cuts, Outcome, Problem, Search
 from planner.space import Choice, Space
@@ -148,7 +152,12 @@ def _solve_mode(
     least = max(least, math.ceil(bound.value))
     found = [pick for pick in (_relaxed_pick(space, bound), _pick(space, start)) if pick is not None]
     best = _start(problem, found)
-    if best is None or sum(map(len, _worthy(space, bound, best, quantity))) > CORE_ENTRIES * len(entries):
+    if best is None or _too_many(space, bound, best, quantity):
+        bound = refined(relaxation, bound)
+    if best is not None and _too_many(space, bound, best, quantity):
+        found += filter(None, [_guided_pick(space, relaxation, bound, best)])
+        best = _start(problem, found)
+    if best is None:
         core = _from_core(question, space, bound, quantity, limits, control, found)
         best = _start(problem, [*found, *filter(None, [_pick(space, core)])])
     if best is None:
@@ -175,6 +184,22 @@ def _worthy(space: Space, bound: Bound, best: Choice, quantity: str) -> Entries:
         [entry for entry, low in zip(row, lows, strict=True) if low <= value]
         for row, lows in zip(space.entries, bound.with_entry, strict=True)
     ]
+
+
+def _too_many(space: Space, bound: Bound, best: Choice, quantity: str) -> bool:
+    """Whether the solver would be left with more entries than it proves quickly."""
+    return sum(map(len, _worthy(space, bound, best, quantity))) > CORE_ENTRIES * len(space.entries)
+
+
+def _guided_pick(space: Space, relaxation: Relaxation, bound: Bound, best: Choice) -> Pick | None:
+    """A plan between the bound and the best one, found along the ties."""
+    value = space.value(relaxation.quantity, space.assignment(best))
+    plan = guided(relaxation, bound, value - bound.value)
+    if plan is None:
+        return None
+    multipliers = np.array([bound.multipliers[limit.name] for limit in relaxation.limits])
+    plan = improved(relaxation, plan, multipliers)
+    return _relaxed_pick(space, replace(bound, plan=relaxation.entries_of(plan)))
 
 
 def _relaxed_pick(space: Space, bound: Bound) -> Pick | None:

@@ -7,6 +7,8 @@ floats. Minimisers met on the way that meet the limits are plans, as are their m
 local search improves them and the best is kept.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from ortools.linear_solver import pywraplp
 
@@ -16,6 +18,7 @@ from planner.improve import improved, mixed
 _ITERATIONS = 60
 _PULL = 0.5
 _TOLERANCE = 1e-7
+_FACTORS = (0.5, 0.7, 0.85, 0.93, 0.97, 1.03, 1.07, 1.15, 1.4, 2.0)
 
 
 class _Ascent:
@@ -61,6 +64,23 @@ def best_bound(relaxation: Relaxation) -> Bound:
     plans = [improved(relaxation, plan, point.multipliers) for plan in plans]
     best = min(plans, key=relaxation.objective, default=None)
     return Bound(point.value, with_entry, prices, None if best is None else relaxation.entries_of(best))
+
+
+def refined(relaxation: Relaxation, bound: Bound) -> Bound:
+    """The bound with sharper values of what every entry costs at least.
+
+    Forcing an entry into the plan moves the λ that suits it best; so several λ around the best one are tried and
+    the highest bound counts.
+    """
+    best = [bound.multipliers[limit.name] for limit in relaxation.limits]
+    least = [list(row) for row in bound.with_entry]
+    for place, value in enumerate(best):
+        for factor in _FACTORS if value else ():
+            asked = [*best[:place], value * factor, *best[place + 1 :]]
+            point, messages = relaxation.evaluate(np.array(asked))
+            found = relaxation.by_layer(point.value + messages.extra())
+            least = [list(map(max, old, new)) for old, new in zip(least, found, strict=True)]
+    return replace(bound, with_entry=least)
 
 
 def _cutting_planes(ascent: _Ascent, unit: float) -> None:
