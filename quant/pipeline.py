@@ -8,8 +8,9 @@ is dropped, and the report says so.
 # torch's stubs leave most tensor methods untyped.
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import cast
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, fx
@@ -23,9 +24,13 @@ from quant.methods.interpret import GraphRunner, integer_model
 from quant.methods.layer_norm_reparam import TargetScale
 from quant.methods.log_softmax_quant import ZeroMode
 from quant.methods.prediction_loss import prediction_difference
+from quant.model_pass import attribute
 from quant.qmodel import QuantizedModel
 from quant.recipe import Recipe
 from quant.scheme import Scheme
+
+if TYPE_CHECKING:
+    from quant.methods.pd_quant import UnitProgress
 
 Batch = Sequence[Tensor]
 
@@ -117,12 +122,23 @@ def expanded(
     }
 
 
+@dataclass(frozen=True)
+class PolishContext:
+    """What the step ``pd`` takes beside the samples: batch-norm memory, a checkpoint file, progress by unit."""
+
+    batch_norms: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict[str, tuple[Tensor, Tensor]])
+    """By layer, mean and deviation that the folded batch norm gave each output channel in training."""
+    checkpoint: Path | None = None
+    progress: "UnitProgress | None" = None
+
+
 def apply_recipe(
     module: fx.GraphModule,
     assignment: Mapping[str, Scheme],
     batches: Sequence[Batch],
     recipe: Recipe,
     progress: Progress | None = None,
+    polish: PolishContext | None = None,
 ) -> Calibrated:
     """Fit one recipe on all batches, without a referee."""
     runner = GraphRunner(module)
@@ -130,17 +146,48 @@ def apply_recipe(
     plan = expanded(assignment, recipe, weighted)
     calibrated = calibrate(module, plan, batches, calibration_options(recipe), progress)
     if "pd" in recipe.steps:
-        from quant.methods.pd_options import PdOptions
-        from quant.methods.pd_quant import pd_quant  # the heaviest step, loaded when asked for
-
-        options = PdOptions(
-            iterations=int(recipe.setting("pd", "iterations")),
-            batch=int(recipe.setting("pd", "batch")),
-            learning_rate_rounding=float(recipe.setting("pd", "learning_rate_rounding")),
-            rounding_weight=float(recipe.setting("pd", "weight")),
-        )
-        calibrated = pd_quant(calibrated, batches, options)
+        calibrated = _polished(calibrated, batches, recipe, polish or PolishContext())
     return calibrated
+
+
+def architecture_of(runner: GraphRunner) -> str:
+    """The preset of PD-Quant that fits a network, by its norms and convolutions."""
+    if any("layer_norm" in str(node.target) or "rms_norm" in str(node.target) for node in runner.nodes):
+        return "transformer"
+    grouped = [p for p in runner.products.values() if p.conv is not None and p.conv.groups > 1]
+    if any(attribute(runner.module, str(product.weight)).shape[1] == 1 for product in grouped):
+        return "mobilenet"
+    return "regnet" if grouped else "resnet"
+
+
+def _polished(
+    calibrated: Calibrated, batches: Sequence[Batch], recipe: Recipe, context: PolishContext
+) -> Calibrated:
+    from quant.methods.distribution_correction import BatchNormMemory
+    from quant.methods.pd_options import preset_options
+    from quant.methods.pd_quant import pd_quant  # the heaviest step, loaded when asked for
+
+    architecture = str(recipe.setting("pd", "architecture"))
+    if architecture == "auto":
+        architecture = architecture_of(GraphRunner(calibrated.module))
+    options = preset_options(str(recipe.setting("pd", "preset")), architecture)
+    iterations = int(recipe.setting("pd", "iterations"))
+    if iterations >= 0:
+        options = replace(options, iterations=iterations)
+    corrects = architecture != "transformer" and options.lambda_r != float("inf")
+    memory = {
+        name: BatchNormMemory.of_output(mean, deviation)
+        for name, (mean, deviation) in context.batch_norms.items()
+        if corrects
+    }
+    return pd_quant(
+        calibrated,
+        batches,
+        options,
+        memory=memory,
+        checkpoint=context.checkpoint,
+        progress=context.progress,
+    )
 
 
 def run_recipe(
@@ -152,6 +199,7 @@ def run_recipe(
     holdout: float = 0.2,
     tolerance: float = 0.01,
     progress: Progress | None = None,
+    polish: PolishContext | None = None,
 ) -> PipelineResult:
     """Fit item by item, keeping each only if the held-out prediction difference does not grow.
 
@@ -169,7 +217,7 @@ def run_recipe(
     fit, test = batches[: len(batches) - held], batches[len(batches) - held :]
     if not test:
         return PipelineResult(
-            apply_recipe(module, assignment, fit, recipe, progress), recipe, (), len(fit), 0
+            apply_recipe(module, assignment, fit, recipe, progress, polish), recipe, (), len(fit), 0
         )
     reference = _logits(module, test)
     kept = recipe.only(())
@@ -180,7 +228,7 @@ def run_recipe(
         if item == "rtn":
             continue
         trial = recipe.only((*kept.items, item))
-        calibrated = apply_recipe(module, assignment, fit, trial, progress)
+        calibrated = apply_recipe(module, assignment, fit, trial, progress, polish)
         after = _score(calibrated, test, reference)
         good = after <= score * (1 + tolerance)
         verdicts.append(Verdict(item, score, after, good))

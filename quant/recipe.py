@@ -23,9 +23,13 @@ STEPS: dict[str, dict[str, Setting]] = {
     "asymmetric": {},
     "pipe": {"order": 2},
     "bc": {"shrinkage": "layer", "path": "quantized"},
-    "pd": {"iterations": 300, "batch": 32, "learning_rate_rounding": 0.003, "weight": 0.1},
+    "pd": {"preset": "fast", "architecture": "auto", "iterations": -1},
 }
-"""Steps in canonical order, with the settings each takes and their defaults."""
+"""Steps in canonical order, with the settings each takes and their defaults.
+
+``pd``: preset ``fast`` (two cores), ``paper`` (the authors' settings) or ``qdrop`` (fast, without the prediction
+difference); -1 iterations are the preset's own.
+"""
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "rtn": (),

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 IMAGE_BATCH = 8
 SYNTHETIC_SAMPLES = 16
 SOURCE = "source.json"
+PD_CHECKPOINT = "pd.part"
+"""State of a running PD-Quant in the output directory: the same command continues a killed run."""
 SCHEMA = "hwsim-quantized-source"
 RangeMethod = Literal["minmax", "percentile", "mse"]
 
@@ -66,6 +68,7 @@ class SourceRecord:
     quantized_sha256: str
     plan_sha256: str | None = None
     recipe: str = ""
+    recipe_settings: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     referee: tuple[dict[str, Any], ...] = ()
     remarks: tuple[str, ...] = ()
     schema_version: int = 1
@@ -137,6 +140,7 @@ def run_quantize(request: QuantizeRequest) -> QuantizeResult:
         quantized_sha256=digest,
         plan_sha256=None if request.plan is None else _sha256(request.plan),
         recipe=made.recipe,
+        recipe_settings=made.recipe_settings,
         referee=made.referee,
         remarks=_remarks(model, samples, made),
     )
@@ -203,6 +207,7 @@ class _Made:
     model: "QuantizedModel"
     range_method: str
     recipe: str = ""
+    recipe_settings: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     referee: tuple[dict[str, Any], ...] = ()
 
 
@@ -261,16 +266,25 @@ def _with_recipe(
     samples: _Samples,
     recipe: str,
 ) -> _Made:
-    from quant.pipeline import run_recipe
-    from quant.recipe import Recipe
+    from hwsim.stages.recipe import read_recipe
+    from quant.pipeline import PolishContext, run_recipe
 
     if request.dynamic:
         raise UserError(
             "--dynamic: the methods of a recipe fit static activation ranges; drop one of the two"
         )
-    result = run_recipe(model.module, dict(assignment), samples.batches, Recipe.parse(recipe))
-    quantized = replace(result.quantized_model(), range_source=samples.source)
-    return _Made(quantized, "by recipe", recipe, tuple(asdict(verdict) for verdict in result.verdicts))
+    wanted = read_recipe(recipe)
+    checkpoint = request.output_dir / PD_CHECKPOINT
+    context = PolishContext(model.batch_norms, checkpoint)
+    result = run_recipe(model.module, dict(assignment), samples.batches, wanted, polish=context)
+    checkpoint.unlink(missing_ok=True)
+    return _Made(
+        replace(result.quantized_model(), range_source=samples.source),
+        "by recipe",
+        str(wanted),
+        {step: dict(values) for step, values in wanted.settings.items()},
+        tuple(asdict(verdict) for verdict in result.verdicts),
+    )
 
 
 def _remarks(model: "LoadedModel", samples: _Samples, made: _Made) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from torch.fx.node import map_arg
 from quant import model_pass
 from quant.activation import ActQuantizer, quantizer_of
 from quant.errors import QuantError
+from quant.methods.activation_cache import BUDGET, ActivationCache
 from quant.methods.bias_compensation import MeanErrorAccumulator, Shrinkage, channel_axis
 from quant.methods.dual_clipping import (
     DualClippingOptions,
@@ -69,6 +70,8 @@ class CalibrationOptions:
     bias_path: Literal["quantized", "float"] = "quantized"
     rows: int = 16384
     """Input rows kept for the second moments of one layer."""
+    memory: int = BUDGET
+    """Bytes of activations held in memory; the rest lies in memory-mapped temporary files."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +124,7 @@ class _Walk:
             raise QuantError(f"{unknown[0]}: not a product of this model, so it cannot be quantized")
         self.exact = [self.runner.feed(batch) for batch in batches]
         self.quant = [self.runner.feed(batch) for batch in batches]
+        self.cache = ActivationCache(self.options.memory)
         self.placement = Placement()
         self.notes: dict[str, str] = {}
         self.shared: dict[tuple[fx.Node, int], str] = {}
@@ -157,10 +161,13 @@ class _Walk:
             return
         shared = all(source in self.same or source.op == "get_attr" for source in node.all_input_nodes)
         for exact, quant in zip(self.exact, self.quant, strict=True):
-            exact[node] = self.runner.evaluate(node, exact)
-            quant[node] = exact[node] if shared else self.runner.evaluate(node, quant)
+            exact[node] = self._kept(self.runner.evaluate(node, exact))
+            quant[node] = exact[node] if shared else self._kept(self.runner.evaluate(node, quant))
         if shared:
             self.same.add(node)
+
+    def _kept(self, value: Any) -> Any:
+        return self.cache.keep(value) if isinstance(value, Tensor) else value
 
     def _release(self, node: fx.Node, finished: set[fx.Node]) -> None:
         """Drop values that nobody will read any more."""
@@ -215,8 +222,8 @@ class _Walk:
         self.placement = self.placement.with_layer(product.name, layer)
         node = product.node
         for exact, quant in zip(self.exact, self.quant, strict=True):
-            exact[node] = self.runner.evaluate(node, exact)
-            quant[node] = self.runner.evaluate(node, quant, self.placement)
+            exact[node] = self._kept(self.runner.evaluate(node, exact))
+            quant[node] = self._kept(self.runner.evaluate(node, quant, self.placement))
         if self.options.bias is not None and product.kind != "matmul":
             self._compensate(product, layer)
 
@@ -298,7 +305,7 @@ class _Walk:
         shape = [1] * rank
         shape[axis] = -1
         for quant in self.quant:
-            quant[node] = quant[node] + fitted.bias.reshape(shape)
+            quant[node] = self._kept(quant[node] + fitted.bias.reshape(shape))
 
     def _arguments(self, node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
         return map_arg(node.args, lambda n: self.runner.read(n, env))

@@ -11,6 +11,7 @@ gamma = 0 carry no trace of u and are left out. LayerNorm networks have no such 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -32,6 +33,15 @@ class BatchNormMemory:
     gamma: Tensor
     beta: Tensor
     epsilon: float = 1e-5
+
+    @classmethod
+    def of_output(cls, mean: Tensor, deviation: Tensor) -> Self:
+        """Memory of a loader that kept only the folded output's own mean and deviation (beta and |gamma|).
+
+        The statistics are then compared behind the batch norm instead of in front of it: every channel counts
+        by what the next layer sees of it.
+        """
+        return cls(mean, deviation.square(), deviation, mean, 0.0)
 
     def input_of(self, folded_output: Tensor) -> tuple[Tensor, Tensor]:
         """BN input recovered from the folded output, and the mask of channels where that is possible."""

@@ -1,8 +1,10 @@
 """Settings of PD-Quant: the authors' presets by architecture and one for two cores (methods.md 3.5)."""
 
 from dataclasses import dataclass, field, replace
+from math import inf
 
 from quant.errors import QuantError
+from quant.methods.activation_cache import BUDGET
 from quant.methods.distribution_correction import CorrectionOptions
 
 
@@ -22,10 +24,17 @@ class PdOptions:
     warmup: float = 0.2
     difference_every: int = 1
     """Evaluate the prediction difference on every n-th iteration, weighted by n (same expectation)."""
+    difference_share: float = inf
+    """Bound on the prediction difference's gradient to the rounding, relative to that of the other losses.
+
+    0 leaves the rounding to the reconstruction alone; infinity is the authors' plain sum of losses.
+    """
     correction: CorrectionOptions = field(default_factory=CorrectionOptions)
     holdout: float = 0.2
     seed: int = 1005
     checkpoint_every: int = 200
+    memory: int = BUDGET
+    """Bytes of activations held in memory; the rest lies in memory-mapped temporary files."""
 
 
 _PAPER = {
@@ -45,6 +54,16 @@ def paper_options(architecture: str) -> PdOptions:
     weight, temperature, lambda_c = _PAPER[architecture]
     correction = CorrectionOptions(lambda_c=lambda_c)
     return PdOptions(rounding_weight=weight, temperature=temperature, correction=correction, holdout=0.0)
+
+
+def preset_options(preset: str, architecture: str) -> PdOptions:
+    """``paper``, ``fast``, or ``qdrop``: fast without the prediction difference."""
+    if preset == "paper":
+        return paper_options(architecture)
+    if preset not in ("fast", "qdrop"):
+        raise QuantError(f"pd: no preset {preset!r}; choose from fast, paper, qdrop")
+    fast = fast_options(architecture)
+    return fast if preset == "fast" else replace(fast, lambda_r=inf)
 
 
 def fast_options(architecture: str, iterations: int = 300) -> PdOptions:

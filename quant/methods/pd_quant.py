@@ -7,6 +7,7 @@ batch-norm memory it is QDrop. State is written to one checkpoint file; a killed
 # pyright: basic
 # torch's stubs leave most tensor methods untyped.
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor, fx
 
 from quant.activation import ActQuantizer
 from quant.errors import QuantError
+from quant.methods.activation_cache import ActivationCache
 from quant.methods.calibrate import Calibrated
 from quant.methods.checkpoint import read_checkpoint, write_checkpoint
 from quant.methods.distribution_correction import BatchNormMemory, correct_inputs, refuse_layer_norm
@@ -79,11 +81,15 @@ class _Run:
         self.held = (max(held, 1) if options.holdout > 0 and len(batches) > 1 else 0) * self.size
         self.plan: UnitPlan = cut_into_units(self.runner)
         self.checkpoint, self.progress = checkpoint, progress
+        self.cache = ActivationCache(options.memory)
+        self.run = _fingerprint(calibrated, self.inputs, options) if checkpoint is not None else ""
         self.notes = dict(calibrated.notes)
         self.trained: list[str] = []
 
     def finish(self) -> Calibrated:
         saved = read_checkpoint(self.checkpoint) if self.checkpoint is not None else None
+        if saved is not None and saved[0].get("run") != self.run:
+            saved = None  # of another network, other samples or other options: it will be replaced
         with torch.no_grad():
             logits = self._batched(self._exact_logits)
             streams = self._enter()
@@ -102,10 +108,17 @@ class _Run:
 
     # data
 
-    def _batched(self, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """Concatenate results over all samples, a graph batch at a time."""
-        numbers = torch.arange(self.count)
-        return torch.cat([compute(part) for part in numbers.split(self.size)])
+    def _batched(self, compute: Callable[[Tensor], Tensor], count: int | None = None) -> Tensor:
+        """Results for the first samples (all, unless told), a graph batch at a time."""
+        whole: Tensor | None = None
+        count = self.count if count is None else count
+        for part in torch.arange(count).split(self.size):
+            found = compute(part)
+            if whole is None:
+                whole = self.cache.empty((count, *found.shape[1:]), found.dtype)
+            whole[part] = found
+        assert whole is not None, "pd: no samples"
+        return whole
 
     def _exact_logits(self, numbers: Tensor) -> Tensor:
         return self.runner.logits([tensor[numbers] for tensor in self.inputs])
@@ -159,21 +172,10 @@ class _Run:
         if not training.rounding:
             return
         fit = self.count - self.held
-        corrected = (
-            torch.cat(
-                [
-                    correct_inputs(
-                        self.runner, unit, streams.exact[part], self.memory, self.options.correction
-                    )
-                    for part in torch.arange(fit).split(self.size)
-                ]
-            )
-            if self.memory
-            else streams.exact[:fit]
-        )
-        target = torch.cat(
-            [self._unit_output(unit, corrected[p], p) for p in torch.arange(fit).split(self.size)]
-        )
+        corrected = streams.exact[:fit]
+        if self.memory:
+            corrected = self._batched(lambda part: self._corrected(unit, streams.exact[part]), fit)
+        target = self._batched(lambda part: self._unit_output(unit, corrected[part], part), fit)
         if saved is not None:
             training.restore(int(saved[0]["iteration"]), saved[1])
 
@@ -188,6 +190,9 @@ class _Run:
         self._accept(unit, training, streams, logits)
         if self.checkpoint is not None:
             self._save(number + 1, None)
+
+    def _corrected(self, unit: Unit, x: Tensor) -> Tensor:
+        return correct_inputs(self.runner, unit, x, self.memory, self.options.correction)
 
     def _unit_output(self, unit: Unit, x: Tensor, numbers: Tensor) -> Tensor:
         env = {**self._side(numbers), unit.entry: x}
@@ -237,7 +242,7 @@ class _Run:
                     grid = self.placement.activations.get(key) if key is not None else None
                     if key is not None and isinstance(grid, ActQuantizer):
                         scales[key] = grid.scale
-        state: dict[str, Any] = {"unit": number, "iteration": 0, "seed": self.options.seed, "scales": scales}
+        state: dict[str, Any] = {"unit": number, "iteration": 0, "run": self.run, "scales": scales}
         state["trained"], state["notes"] = self.trained, self.notes
         if training is not None:
             state["iteration"] = training.iteration
@@ -264,3 +269,16 @@ class _Run:
                     self.placement = self.placement.with_activation(
                         key, replace(grid, scale=state["scales"][key])
                     )
+
+
+def _fingerprint(calibrated: Calibrated, inputs: Sequence[Tensor], options: PdOptions) -> str:
+    """What a checkpoint must have been made from to be continued."""
+    digest = hashlib.sha256(repr(options).encode())
+    for name, layer in sorted(calibrated.placement.layers.items()):
+        digest.update(f"{name} {layer.inputs}".encode())
+        for tensor in [t for term in layer.terms for t in (term.codes, term.scale)]:
+            digest.update(tensor.contiguous().numpy().tobytes())
+    digest.update(repr(sorted(calibrated.placement.activations.items(), key=lambda item: item[0])).encode())
+    for tensor in inputs:
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,6 +1,6 @@
 """Losses of PD-Quant (methods.md 3.3): prediction difference, reconstruction, rounding regulariser.
 
-L = L_reg + L_round + L_PD / lambda_r
+L = L_reg + w L_round + L_PD / lambda_r; the sum, and how its gradients meet, is in pd_training.py.
 """
 
 import torch
@@ -31,14 +31,6 @@ def rounding_temperature(iteration: int, iterations: int, warmup: float = 0.2) -
 def rounding_regulariser(soft: Tensor, beta: float) -> Tensor:
     """``sum(1 - |2h - 1|^beta)``: pushes soft rounding to 0 or 1."""
     return (1 - (2 * soft - 1).abs().pow(beta)).sum()
-
-
-def total_loss(
-    reconstruction_loss: Tensor, rounding: Tensor, difference: Tensor, rounding_weight: float, lambda_r: float
-) -> Tensor:
-    """``L_reg + w L_round + L_PD / lambda_r``; an infinite lambda_r switches the prediction difference off."""
-    loss = reconstruction_loss + rounding_weight * rounding
-    return loss if lambda_r == float("inf") else loss + difference / lambda_r
 
 
 def drop_mix(

@@ -142,6 +142,28 @@ def test_recipe_is_fitted_and_recorded(place):
         run_quantize_mixed(place)
 
 
+def test_recipe_file_with_settings(place):
+    path = place / "recipe.yaml"
+    path.write_text("steps: [bc, pipe]\npipe:\n  order: 3\nbc: {shrinkage: none}\n")
+    made = run_quantize(request(place, "yaml", scheme="w3a8", recipe=str(path)))
+    assert made.record.recipe == "pipe+bc"
+    assert made.record.recipe_settings == {"pipe": {"order": 3}, "bc": {"shrinkage": "none"}}
+    assert [verdict["item"] for verdict in made.record.referee] == ["pipe", "bc"]
+    assert {layer.scheme.order for layer in made.model.layers.values()} == {3}
+    for text, message in (("steps: bc", "list of step names"), ("- bc", "key steps"), ("a: [", "not a readable")):
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            run_quantize(request(place, "x", recipe=str(path)))
+
+
+def test_pd_uses_the_batch_norms_and_leaves_no_checkpoint(place):
+    path = place / "pd.yaml"
+    path.write_text("steps: [mse, pd]\npd: {iterations: 2}\n")
+    made = run_quantize(request(place, "pd", scheme="w3a8", recipe=str(path)))
+    assert [verdict["item"] for verdict in made.record.referee] == ["mse", "pd"]
+    assert not list(place.glob("pd/*.part"))
+
+
 def run_quantize_mixed(place):
     from hwsim.stages.quantize import _recipe
     from quant.scheme import Scheme

@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from quant.activation import ActQuantizer
 from quant.errors import QuantError
-from quant.methods.adaround import inverse_rectified_sigmoid, rectified_sigmoid, rounding_variable
+from quant.methods.adaround import (
+    RoundingVariable,
+    inverse_rectified_sigmoid,
+    rectified_sigmoid,
+    rounding_variable,
+)
 from quant.methods.calibrate import CalibrationOptions, calibrate
 from quant.methods.checkpoint import read_checkpoint, write_checkpoint
 from quant.methods.distribution_correction import (
@@ -22,13 +28,13 @@ from quant.methods.graph_units import cut_into_units
 from quant.methods.interpret import GraphRunner, value_of_terms
 from quant.methods.pd_options import PdOptions, fast_options, paper_options
 from quant.methods.pd_quant import pd_quant
+from quant.methods.pd_training import LearnedScale, UnitTraining, add_gradients
 from quant.methods.prediction_loss import (
     drop_mix,
     prediction_difference,
     reconstruction,
     rounding_regulariser,
     rounding_temperature,
-    total_loss,
 )
 from quant.model_pass import attribute, find_products
 from quant.scheme import Scheme
@@ -77,11 +83,28 @@ def test_reconstruction_sums_over_channels_only():
     assert float(reconstruction(tokens, torch.zeros_like(tokens), -1)) == 3.0
 
 
-def test_lambda_scales_the_prediction_difference_alone():
-    """D3."""
-    one, two, three = torch.tensor(1.0), torch.tensor(2.0), torch.tensor(3.0)
-    assert float(total_loss(one, two, three, 0.01, 0.1)) == pytest.approx(1 + 0.02 + 30)
-    assert float(total_loss(one, two, three, 0.01, math.inf)) == pytest.approx(1.02)
+def one_variable(share):
+    """A unit under training with two rounding variables and one activation scale, all equal to 1."""
+    alpha = torch.ones(2, requires_grad=True)
+    scale = LearnedScale(ActQuantizer(4), torch.tensor(1.0, requires_grad=True), 0.0, torch.Generator())
+    variable = RoundingVariable(alpha, alpha, alpha, alpha, (), (2,))
+    options = PdOptions(difference_share=share)
+    return UnitTraining(None, options, {"a": variable}, {"a.in0": scale}, torch.Generator(), ())
+
+
+@pytest.mark.parametrize(("share", "kept"), [(math.inf, 1.0), (0.5, 0.5 * 5 / 50), (0.0, 0.0), (100.0, 1.0)])
+def test_losses_meet_in_the_gradients(share, kept):
+    """D3: nothing but the prediction difference is divided by lambda, and a share bounds it on the rounding alone."""
+    training, lambda_r = one_variable(share), 0.1
+    alpha, scale = training.rounding["a"].alpha, training.scales["a.in0"].scale
+    local = 3 * alpha[0] + 4 * alpha[1] + 7 * scale  # gradient of length 5 on the rounding
+    difference = (3 * alpha[0] - 4 * alpha[1] + scale) / lambda_r  # of length 50
+    add_gradients(training, local, difference)
+    torch.testing.assert_close(alpha.grad, torch.tensor([3 + 30 * kept, 4 - 40 * kept]))
+    assert float(scale.grad) == 17.0
+    alone = one_variable(share)
+    add_gradients(alone, 2 * alone.rounding["a"].alpha.sum(), None)
+    assert torch.equal(alone.rounding["a"].alpha.grad, torch.tensor([2.0, 2.0]))
 
 
 def test_rounding_schedule_and_regulariser():
@@ -289,6 +312,16 @@ def test_resume_after_a_kill_is_bit_identical(tmp_path):
             assert all(torch.equal(a.codes, b.codes) for a, b in zip(layer.terms, twin.terms, strict=True))
         assert resumed.placement.activations == whole.placement.activations
         assert torch.equal(resumed.logits(data[0]), whole.logits(data[0]))
+
+
+def test_checkpoint_of_another_run_is_not_continued(tmp_path):
+    path, data = tmp_path / "state.safetensors", batches("residual", 2)
+    model, options = calibrated("residual", "w3a4", 2), replace(FAST, iterations=4, checkpoint_every=2)
+    with pytest.raises(Killed):
+        pd_quant(model, data, options, checkpoint=path, progress=kill_at(7))
+    other = replace(options, seed=7)
+    ours, fresh = pd_quant(model, data, other, checkpoint=path), pd_quant(model, data, other)
+    assert torch.equal(ours.logits(data[0]), fresh.logits(data[0]))
 
 
 def test_broken_checkpoint_is_refused(tmp_path):

@@ -1,0 +1,74 @@
+"""Methods of the accuracy table by name: the recipe of each, and the lines the table has to show."""
+
+from dataclasses import dataclass
+
+from quant.recipe import Recipe
+
+PLAIN = "plain"
+RECIPES = {
+    "min-max": "rtn",
+    PLAIN: "mse",
+    "BC (paper)": {"steps": ["mse", "bc"], "bc": {"shrinkage": "none", "path": "float"}},
+    "BC": "mse+bc",
+    "GPTQ": "mse+gptq",
+    "PIPE": "mse+pipe",
+    "RepQ-ViT (paper)": {"steps": ["repqvit"], "logsoftmax": {"zero": "extended"}},
+    "RepQuant (paper)": {
+        "steps": ["percentile", "reparam", "clip", "logsoftmax", "gptq"],
+        "logsoftmax": {"zero": "extended"},
+    },
+    "RepQuant": "repquant+logsoftmax+asymmetric",
+    "QDrop": {"steps": ["mse", "pd"], "pd": {"preset": "qdrop"}},
+    "PD-Quant (paper losses)": {"steps": ["mse", "pd"], "pd": {"preset": "paper", "iterations": 300}},
+    "PD-Quant": "mse+pd",
+    "GPTQ+BC": "mse+gptq+asymmetric+bc",
+    "PIPE+GPTQ+BC": "mse+gptq+asymmetric+pipe+bc",
+    "RepQuant+BC": "repquant+logsoftmax+asymmetric+bc",
+    "RepQuant+PIPE+BC": "repquant+logsoftmax+asymmetric+pipe+bc",
+    "PD-Quant+BC": "mse+bc+pd",
+    "PD-Quant+PIPE+BC": "mse+pipe+bc+pd",
+}
+NOTES = {
+    "min-max": "round to nearest on min-max ranges",
+    PLAIN: "round to nearest on least-squares ranges: the layer-wise baseline",
+    "PIPE": "expansion of order 2 on the baseline: twice the weight bits of every other single method",
+    "PD-Quant (paper losses)": "the authors' rates and sum of losses at the fast preset's 300 iterations",
+    "QDrop": "PD-Quant's base: same iterations, no prediction difference, no correction",
+}
+SINGLE = {
+    "vit": ["BC (paper)", "BC", "GPTQ", "RepQ-ViT (paper)", "RepQuant (paper)", "RepQuant", "PIPE"],
+    "cnn": ["BC (paper)", "BC", "GPTQ", "PIPE", "QDrop", "PD-Quant"],
+}
+COMPOSED = {
+    "vit": ["GPTQ+BC", "RepQuant+BC", "RepQuant+PIPE+BC"],
+    "cnn": ["GPTQ+BC", "PIPE+GPTQ+BC", "PD-Quant+BC"],
+}
+SCHEMES = ["w4a4", "w2a4", "w4a8", "w3a4", "w8a8", "w6a6", "w4", "w3", "w2"]
+DOUBLED = "PIPE"
+"""Methods with this in their name spend twice the weight bits; they are compared among themselves."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One line the table has to show: ``better`` exceeds ``base`` by at least ``points``."""
+
+    network: str
+    scheme: str
+    better: str
+    base: str
+    points: float = 0.0
+
+
+CLAIMS = [
+    Claim("vit_tiny", "w4a4", "RepQuant", PLAIN, 20.0),
+    Claim("vit_tiny", "w4a4", "BC", PLAIN),
+    Claim("cifar10_resnet20", "w4a4", "BC", PLAIN),
+    Claim("cifar10_resnet20", "w2a4", "PD-Quant", "QDrop"),
+    Claim("cifar10_resnet20", "w2a2", "PD-Quant", "QDrop"),
+    Claim("mobilenetv2", "w4a4", "PD-Quant", "QDrop"),
+]
+
+
+def recipe_of(method: str) -> Recipe:
+    """The recipe of a method of the table."""
+    return Recipe.parse(RECIPES[method])

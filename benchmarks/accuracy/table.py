@@ -1,0 +1,104 @@
+"""Accuracy of every method and composition on real weights: one resumable command for the whole table.
+
+    python benchmarks/accuracy/table.py --minutes 30
+
+Finished cells are kept in reports/accuracy/cells.jsonl and skipped, so the command may be stopped and repeated
+until the table is full; the lines that matter most come first. Writes reports/accuracy/NETWORK.md and
+reports/accuracy/claims.md after every cell. Calibration images are never evaluated; all methods of one seed see
+the same calibration images, and all seeds are scored on the same evaluation images.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import datasets
+from cells import Cell, Outcome, Store, packed
+from methods import CLAIMS, COMPOSED, PLAIN, SCHEMES, SINGLE, recipe_of
+from subjects import SUBJECTS, Subject
+from tables import write_claims, write_network
+
+from quant.pipeline import PolishContext, apply_recipe, uniform_assignment
+from quant.scheme import Scheme
+
+FOLDER = Path("reports/accuracy")
+
+
+def wanted(networks: list[str], schemes: list[str], methods: list[str], seeds: list[int]) -> Iterator[Cell]:
+    """All cells: the claims first, then cheap networks, baselines before methods, one seed of all before the next."""
+    for seed in seeds:
+        for claim in CLAIMS:
+            for method in (claim.base, claim.better):
+                if (
+                    claim.network in networks
+                    and claim.scheme in schemes
+                    and (method in methods or not methods)
+                ):
+                    yield Cell(claim.network, claim.scheme, method, seed, SUBJECTS[claim.network].images)
+    for seed in seeds:
+        for scheme in schemes:
+            for network in networks:
+                family = SUBJECTS[network].family
+                for method in ["min-max", PLAIN, *SINGLE[family], *COMPOSED[family]]:
+                    if method in methods or not methods:
+                        yield Cell(network, scheme, method, seed, SUBJECTS[network].images)
+
+
+def measure(subject: Subject, cell: Cell) -> Outcome:
+    """Calibrate and score one cell."""
+    scheme, recipe = Scheme.parse(cell.scheme), recipe_of(cell.method)
+    assignment = uniform_assignment(subject.products(scheme), scheme, first_last_bits=8)
+    batches = subject.calibration(cell.seed)
+    start = time.perf_counter()
+    made = apply_recipe(
+        subject.module, assignment, batches, recipe, polish=PolishContext(subject.batch_norms)
+    )
+    seconds = time.perf_counter() - start
+    logits = torch.cat([made.logits(batch) for batch in subject.batches])
+    right = logits.argmax(-1) == subject.labels
+    return Outcome(packed(right), datasets.kl_to_float(subject.exact, logits), round(seconds, 1))
+
+
+def main():
+    """Fill the table until it is full or the time is up."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="+", default=list(SUBJECTS), choices=SUBJECTS)
+    parser.add_argument("--schemes", nargs="+", default=SCHEMES)
+    parser.add_argument("--methods", nargs="+", default=[])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    stop = time.monotonic() + 60 * args.minutes
+    store, subjects = Store(FOLDER / "cells.jsonl"), {}
+    for cell in wanted(args.networks, args.schemes, args.methods, args.seeds):
+        if cell in store.found:
+            continue
+        if time.monotonic() > stop:
+            break
+        if cell.network not in subjects:
+            subjects[cell.network] = SUBJECTS[cell.network].load(store)
+        outcome = measure(subjects[cell.network], cell)
+        store.add(cell, outcome)
+        top = 100 * float(store.answers(cell).mean())
+        print(
+            cell.network,
+            cell.scheme,
+            cell.method,
+            f"seed {cell.seed}: {top:.2f} % in {outcome.seconds} s",
+            flush=True,
+        )
+        write_network(FOLDER / f"{cell.network}.md", store, cell.network)
+    for network in args.networks:
+        write_network(FOLDER / f"{network}.md", store, network)
+    write_claims(FOLDER / "claims.md", store)
+
+
+if __name__ == "__main__":
+    main()
