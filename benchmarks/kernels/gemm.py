@@ -33,10 +33,21 @@ def ours(a, terms, rows=None, bits=8):
     packed = pack_terms(
         terms, rows, [np.full(len(r), 0.01, np.float32) for r in rows], n, 1, isa, vectors, bits
     )
-    product = Product(((m, k, n),), (), k, packed.sections, n, (m * k, m * n), packed_bits=packed.packed_bits)
+    product = Product(
+        ((m, k, n),),
+        (),
+        k,
+        packed.sections,
+        n,
+        (m * k, m * n),
+        packed_bits=packed.packed_bits,
+        permuted=packed.permuted,
+    )
     arrays = [a.ravel(), packed.weights, packed.initial(119, isa), packed.scales]
     if not product.direct:
         arrays.append(packed.table)
+    if packed.lanes is not None:
+        arrays += [packed.lanes, packed.later_scale]
     tensors = [from_dlpack(aligned(x)) for x in [*arrays, np.zeros(m * n, np.float32)]]
     kernel = host_kernel(product, isa)
     return lambda: kernel(*tensors)

@@ -22,7 +22,7 @@ import tvm
 import tvm_ffi
 from safetensors.numpy import save
 
-from hwsim.compile.build import build_objects, kernel_name, link
+from hwsim.compile.build import ALIGNMENT, build_objects, kernel_name, link
 from hwsim.compile.c_source import c_source
 from hwsim.compile.isa import Isa
 from hwsim.compile.program import Port, Program, plan_memory
@@ -44,8 +44,28 @@ _ARCHITECTURES = {
 }
 
 
-def program_document(program: Program, isa: Isa) -> dict[str, Any]:
-    """The program as plain data; buffers are numbered in order of first use."""
+def params_file(program: Program) -> tuple[bytes, dict[str, int]]:
+    """The constants as a safetensors file, and where each begins in it.
+
+    Every tensor is stored with zeros up to a multiple of 64 bytes, so that all of them are aligned once the
+    first one is: a runner reads the file into one buffer and copies nothing.
+    """
+    constants = {buffer.name: _padded(np.asarray(buffer.data)) for buffer in program.constants()}
+    if len(constants) != len(program.constants()):
+        raise AssertionError("two constants share a name")
+    data = save(constants)
+    header_size = struct.unpack_from("<Q", data)[0]
+    header = json.loads(data[8 : 8 + header_size])
+    return data, {name: 8 + header_size + header[name]["data_offsets"][0] for name in constants}
+
+
+def _padded(array: np.ndarray) -> np.ndarray:
+    flat = array.reshape(-1)
+    return np.pad(flat, (0, -flat.nbytes % ALIGNMENT // flat.itemsize))
+
+
+def program_document(program: Program, isa: Isa, places: dict[str, int]) -> dict[str, Any]:
+    """The program as plain data; buffers are numbered in order of first use, constants lie at ``places``."""
     offsets, arena = plan_memory(program)
     buffers = program.buffers()
     number = {buffer: index for index, buffer in enumerate(buffers)}
@@ -62,6 +82,8 @@ def program_document(program: Program, isa: Isa) -> dict[str, Any]:
             entry["offset"] = offsets[buffer]
         else:
             entry["name"] = buffer.name
+        if buffer.kind == "constant":
+            entry["offset"] = places[buffer.name]
         entries.append(entry)
     return {
         "arena_bytes": arena,
@@ -69,29 +91,25 @@ def program_document(program: Program, isa: Isa) -> dict[str, Any]:
         "outputs": [port(p) for p in program.outputs],
         "buffers": entries,
         "steps": [
-            [kernel_name(step.kernel, isa), [number[b] for b in step.buffers], step.layer]
+            [kernel_name(step.kernel, isa), [number[b] for b in step.buffers], step.layer, step.unit]
             for step in program.steps
         ],
     }
 
 
-def _plain_program(document: dict[str, Any], params: bytes) -> str:
-    """`program.json` as words that fscanf reads; constants get their place in the safetensors file."""
-    header_size = struct.unpack_from("<Q", params)[0]
-    header = json.loads(params[8 : 8 + header_size])
+def _plain_program(document: dict[str, Any]) -> str:
+    """`program.json` as words that fscanf reads."""
     buffers, steps = document["buffers"], document["steps"]
     lines = [
         f"hwsim-program 1 arena {document['arena_bytes']} buffers {len(buffers)} "
         f"inputs {len(document['inputs'])} outputs {len(document['outputs'])} steps {len(steps)}"
     ]
-    for entry in buffers:
-        offset = entry.get("offset", 0)
-        if entry["kind"] == "constant":
-            offset = 8 + header_size + header[entry["name"]]["data_offsets"][0]
-        lines.append(f"{entry['kind']} {entry['dtype']} {entry['elements']} {offset}")
+    lines.extend(f"{b['kind']} {b['dtype']} {b['elements']} {b.get('offset', 0)}" for b in buffers)
     lines.append(" ".join(str(port["buffer"]) for port in document["inputs"]))
     lines.append(" ".join(str(port["buffer"]) for port in document["outputs"]))
-    lines.extend(f"{name} {len(places)} {' '.join(map(str, places))}" for name, places, _ in steps)
+    lines.extend(
+        f"{name} {unit} {len(places)} {' '.join(map(str, places))}" for name, places, _, unit in steps
+    )
     return "\n".join(lines) + "\n"
 
 
@@ -121,13 +139,11 @@ def write_artifact(
     if threads > 1:
         shutil.copyfile(_runtime_library(), directory / "libtvm_runtime.so")
         names.append("libtvm_runtime.so")
-    constants = {buffer.name: np.asarray(buffer.data) for buffer in program.constants()}
-    if len(constants) != len(program.constants()):
-        raise AssertionError("two constants share a name")
-    params, document = save(constants), program_document(program, isa)
+    params, places = params_file(program)
+    document = program_document(program, isa, places)
     write_bytes(directory / "params.safetensors", params)
     write_text(directory / "program.json", json.dumps(document) + "\n")
-    write_text(directory / "program.txt", _plain_program(document, params))
+    write_text(directory / "program.txt", _plain_program(document))
     names += ["params.safetensors", "program.json", "program.txt"]
     if plan is not None:
         write_text(directory / "plan.json", plan)

@@ -26,7 +26,17 @@ from hwsim.errors import UserError
 
 ALIGNMENT = 64
 _SLACK = 64
-_SOURCES = ("builder.py", "isa.py", "expr.py", "product.py", "vector.py", "operand.py", "depthwise.py")
+_SOURCES = (
+    "builder.py",
+    "isa.py",
+    "expr.py",
+    "product.py",
+    "product_code.py",
+    "panels.py",
+    "vector.py",
+    "operand.py",
+    "depthwise.py",
+)
 
 
 class Kernel(Protocol):

@@ -12,7 +12,7 @@ from typing import Any
 
 from hwsim.compile.builder import Code, PrimFunc, broadcast, store_lanes, vector
 from hwsim.compile.expr import Evaluator, Node
-from hwsim.compile.isa import Isa
+from hwsim.compile.isa import Isa, rounded
 from hwsim.compile.panels import Operand
 
 _TILE = 4
@@ -144,7 +144,7 @@ class Depthwise:
         total = None
         for term, value in enumerate(values):
             scale = buffers["scale"].vload([term * padded + column], vector("float32", lanes))
-            part = code.bind("y", value.astype(vector("float32", lanes)) * scale)
+            part = code.bind("y", rounded(isa, value.astype(vector("float32", lanes)) * scale))
             total = part if total is None else code.bind("y", total + part)
 
         def load(index: int) -> Any:

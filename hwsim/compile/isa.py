@@ -54,6 +54,11 @@ class Isa:
     activation_offset: int = 0
 
     @property
+    def permutes(self) -> bool:
+        """Whether a vector can take any lanes of two others in one instruction (`permute`)."""
+        return self.dot == "vnni512"
+
+    @property
     def panel(self) -> int:
         """Output columns of one weight panel."""
         return self.lanes * self.tile_vectors
@@ -177,3 +182,19 @@ def dot(isa: Isa, acc: Any, activations: Any, weights: Any) -> Any:
         wide = weights.astype("int16x16")
         return acc + tirx.call_llvm_pure_intrin("int32x8", "llvm.x86.avx2.pmadd.wd", wide, pairs)
     return acc + weights.astype(vector("int32", lanes)) * many
+
+
+def permute(first: Any, lanes: Any, second: Any) -> Any:
+    """int32 lanes of two vectors: 0..15 name the first, 16..31 the second (vpermt2d; 16 lanes only)."""
+    return tirx.call_llvm_pure_intrin("int32x16", "llvm.x86.avx512.vpermi2var.d.512", first, lanes, second)
+
+
+def rounded(isa: Isa, value: Any) -> Any:
+    """``value`` rounded here: without this LLVM contracts the product and a following addition to one rounding.
+
+    The C generator has no such mark; its files ask the compiler for ``-ffp-contract=off``.
+    """
+    if dict(isa.target)["kind"] != "llvm":
+        return value
+    kind = vector("float32", isa.lanes)
+    return tirx.call_llvm_pure_intrin(kind, "llvm.arithmetic.fence", value)

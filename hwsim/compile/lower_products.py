@@ -195,7 +195,12 @@ class ProductLowering(AttentionLowering):
             constant(f"{layer}.initial", packed.initial(zero_point, machine)),
             constant(f"{layer}.scale", packed.scales),
         ]
-        return [*buffers, constant(f"{layer}.table", packed.table)] if table else buffers
+        if table:
+            buffers.append(constant(f"{layer}.table", packed.table))
+        if packed.lanes is not None and packed.later_scale is not None:
+            buffers.append(constant(f"{layer}.lanes", packed.lanes))
+            buffers.append(constant(f"{layer}.later_scale", packed.later_scale))
+        return buffers
 
     def _linear(self, acc: Accumulators, terms: list["_Term"], shape: tuple[int, ...]) -> Pending:
         x, emitter, layer = acc.x, self.emitter, self.emitter.layer

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsim.compile.isa import Isa
+from hwsim.compile.pack_windows import windows_for
 from hwsim.compile.panels import Section, sections_for
 
 Codes = NDArray[np.int8]
@@ -21,6 +22,7 @@ class Packed:
     """Panels with what goes along: initial accumulators, scales and output columns, in packed order.
 
     ``table`` holds the first output column of every slot, or, where ``permuted``, the column of every lane.
+    ``lanes`` and ``later_scale`` belong to terms with rows of their own vectors (`pack_windows`).
     """
 
     sections: tuple[Section, ...]
@@ -30,6 +32,8 @@ class Packed:
     table: NDArray[np.int32]
     packed_bits: int
     permuted: bool = False
+    lanes: NDArray[np.int32] | None = None
+    later_scale: NDArray[np.float32] | None = None
 
     def initial(self, zero_point: int, isa: Isa) -> NDArray[np.int32]:
         """Accumulators before the first product: the zero point and the sign flip, taken out in advance."""
@@ -138,6 +142,8 @@ def pack_terms(
     """
     lanes = isa.lanes
     order_of = gathering_order(rows, channels, lanes)
+    if order_of is not None and isa.permutes:
+        return _pack_windows(matrices, rows, scales, channels, taps, isa, bits)
     place_of = np.arange(channels) if order_of is None else np.argsort(order_of)
     rows = [place_of[r] for r in rows]
     slots = term_slots(rows, channels, lanes)
@@ -166,6 +172,41 @@ def pack_terms(
     weights = pack_panels(picked, taps, isa, sections, bits)
     sums = picked.sum(1, dtype=np.int64)
     return Packed(sections, weights, sums, picked_scale, table, bits, order_of is not None)
+
+
+def _pack_windows(
+    matrices: list[Codes],
+    rows: list[NDArray[np.int64]],
+    scales: list[NDArray[np.float32]],
+    channels: int,
+    taps: int,
+    isa: Isa,
+    bits: int | None,
+) -> Packed:
+    """Terms that keep single rows, packed densely beside the first one."""
+    windows = windows_for(rows, channels, isa.lanes)
+    where = [np.full(channels + 1, -1, np.int64) for _ in rows]  # entry -1 is for empty lanes
+    for places, mine in zip(where, rows, strict=True):
+        places[mine] = np.arange(len(mine))
+    picked = np.zeros((len(windows.vectors), isa.lanes, matrices[0].shape[1]), np.int8)
+    factors = np.zeros((len(windows.vectors), isa.lanes), np.float32)
+    for index, (term, held) in enumerate(windows.vectors):
+        inside = np.flatnonzero(held >= 0)
+        source = where[term][held[inside]]
+        picked[index, inside], factors[index, inside] = matrices[term][source], scales[term][source]
+    natural = np.array(windows.slots)[:, None] * isa.lanes + np.arange(isa.lanes)
+    later = np.zeros((len(windows.slots), len(rows) - 1, isa.lanes), np.float32)
+    for term in range(1, len(rows)):
+        known = np.zeros(natural.max() + 1, np.float32)
+        known[rows[term]] = scales[term]
+        later[:, term - 1] = known[natural]
+    flat = picked.reshape(-1, picked.shape[2])
+    bits = bits or storage_bits(flat)
+    return Packed(
+        windows.sections, pack_panels(flat, taps, isa, windows.sections, bits), flat.sum(1, dtype=np.int64),
+        factors.reshape(-1), np.array(windows.slots, np.int32) * isa.lanes, bits,
+        lanes=windows.lanes, later_scale=later.reshape(-1),
+    )  # fmt: skip
 
 
 def pack_float(

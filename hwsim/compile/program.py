@@ -36,13 +36,18 @@ class Buffer:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One kernel call for one layer; ``macs`` of the mathematical product, all terms, without padding."""
+    """One kernel call for one layer; ``macs`` of the mathematical product, all terms, without padding.
+
+    Neighbouring steps with a ``unit`` form a block: the steps of one unit run in order, the units side by side.
+    A step of unit -1 waits for all before it.
+    """
 
     kernel: Kernel
     buffers: tuple[Buffer, ...]
     layer: str
     written: tuple[int, ...]
     macs: int = 0
+    unit: int = -1
 
 
 @dataclass(frozen=True)
@@ -97,22 +102,42 @@ def lifetimes(program: Program) -> dict[Buffer, tuple[int, int]]:
     return spans
 
 
+def side_by_side(program: Program) -> dict[Buffer, dict[int, set[int]]]:
+    """For each work buffer the blocks of units it is used in, and by which units there."""
+    used: dict[Buffer, dict[int, set[int]]] = {}
+    block, before = 0, -1
+    for step in program.steps:
+        block, before = block + (min(before, step.unit) < 0), step.unit
+        if step.unit >= 0:
+            for buffer in step.buffers:
+                used.setdefault(buffer, {}).setdefault(block, set()).add(step.unit)
+    return used
+
+
 def plan_memory(program: Program) -> tuple[dict[Buffer, int], int]:
     """Offsets of the work buffers in one arena, and its size: largest first, lowest place that is free."""
-    spans = lifetimes(program)
-    placed: list[tuple[int, int, tuple[int, int]]] = []
+    spans, units = lifetimes(program), side_by_side(program)
+    placed: list[tuple[int, int, Buffer]] = []
     offsets: dict[Buffer, int] = {}
     total = 0
-    for buffer, span in sorted(spans.items(), key=lambda item: (-item[0].bytes, item[1])):
+
+    def apart(one: Buffer, two: Buffer) -> bool:
+        """Whether the two are never needed at the same time: units of one block know no order."""
+        if spans[one][1] >= spans[two][0] and spans[two][1] >= spans[one][0]:
+            return False
+        mine, other = units.get(one, {}), units.get(two, {})
+        return all(len(mine[block] | other[block]) == 1 for block in mine.keys() & other.keys())
+
+    for buffer in sorted(spans, key=lambda b: (-b.bytes, spans[b])):
         size = -(-(buffer.bytes + SLACK) // ALIGNMENT) * ALIGNMENT
         offset = 0
-        for start, end, other in sorted(placed):
-            if other[1] < span[0] or span[1] < other[0]:
+        for start, end, other in sorted(placed, key=lambda entry: entry[:2]):
+            if apart(buffer, other):
                 continue
             if offset + size <= start:
                 break
             offset = max(offset, end)
-        placed.append((offset, offset + size, span))
+        placed.append((offset, offset + size, buffer))
         offsets[buffer] = offset
         total = max(total, offset + size)
     return offsets, total

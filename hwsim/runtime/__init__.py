@@ -1,4 +1,4 @@
-"""Runs a compiled artifact: needs numpy, safetensors and tvm-ffi, neither torch nor the compiler.
+"""Runs a compiled artifact: needs numpy and tvm-ffi, neither torch nor the compiler.
 
 from hwsim.runtime import load
 

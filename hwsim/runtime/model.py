@@ -1,22 +1,27 @@
 """The runner: a flat list of kernel calls on one arena, prepared at load so that a call only calls.
 
 Generated code assumes 64-byte aligned buffers and a vector of slack behind each; both are made here, and
-inputs are copied to such places after their shapes and types were checked.
+inputs are copied to such places after their shapes and types were checked. Constants are not copied: the file is
+read into one buffer in which all of them are aligned. Steps that the compiler gave to different units run on
+threads of their own; a kernel call releases the interpreter's lock.
 """
 # pyright: basic
 # tvm_ffi is untyped where it matters.
 
 import ctypes
+import hashlib
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hwsim.errors import UserError
-from hwsim.runtime.verify import check_machine, read_manifest
+from hwsim.runtime.verify import check_hash, check_machine, read_manifest, sha256
 
 _ALIGNMENT = 64
 
@@ -37,12 +42,43 @@ def allocate(size: int) -> np.ndarray:
     return raw[start : start + size + _ALIGNMENT]
 
 
+def read_params(path: Path) -> tuple[np.ndarray, str]:
+    """A safetensors file in one buffer, its data at a 64-byte boundary, and the sha256 of the whole file."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        head = 8 + int.from_bytes(stream.read(8), "little")
+        stream.seek(0)
+        raw = np.empty(size + 2 * _ALIGNMENT, np.uint8)
+        start = (-raw.ctypes.data - head) % _ALIGNMENT
+        content = raw[start : start + size]
+        if head > size or stream.readinto(content.data) != size:
+            raise UserError(f"{path}: not a safetensors file; compile the artifact again")
+    raw[start + size :] = 0
+    return raw[start:], hashlib.sha256(content.data).hexdigest()
+
+
+def schedule(units: list[int]) -> list[list[list[int]]]:
+    """Steps as blocks of lanes: neighbouring steps with a unit form a block, one lane for each unit.
+
+    A step of unit -1 waits for everything before it and runs alone. Blocks run one after another.
+    """
+    blocks: list[list[list[int]]] = []
+    for alone, steps in groupby(range(len(units)), lambda index: units[index] < 0):
+        if alone:
+            blocks.append([list(steps)])
+            continue
+        lanes: dict[int, list[int]] = {}
+        for index in steps:
+            lanes.setdefault(units[index], []).append(index)
+        blocks.append([lanes[unit] for unit in sorted(lanes)])
+    return blocks
+
+
 class Model:
     """A loaded artifact; call it with arrays in order, or by name."""
 
     def __init__(self, directory: Path, manifest: dict[str, Any], program: dict[str, Any]) -> None:
         import tvm_ffi
-        from safetensors import safe_open
 
         self.manifest = manifest
         self.inputs = tuple(Port(p["name"], tuple(p["shape"]), p["dtype"]) for p in program["inputs"])
@@ -52,36 +88,37 @@ class Model:
             ctypes.CDLL(str(directory / "libtvm_runtime.so"), ctypes.RTLD_GLOBAL)
         self._module = tvm_ffi.load_module(str(directory / "module.so"))
         self._arena = allocate(program["arena_bytes"])
-        arrays: list[np.ndarray] = []
-        with safe_open(directory / "params.safetensors", framework="numpy") as params:
-            for entry in program["buffers"]:
-                dtype, size = np.dtype(entry["dtype"]), int(entry["elements"])
-                if entry["kind"] == "work":
-                    place = self._arena[entry["offset"] : entry["offset"] + size * dtype.itemsize]
-                    array = place.view(dtype)
-                else:
-                    array = allocate(size * dtype.itemsize)[: size * dtype.itemsize].view(dtype)
-                if entry["kind"] == "constant":
-                    stored = params.get_tensor(entry["name"])
-                    if stored.shape != (size,) or stored.dtype != dtype:
-                        raise UserError(f"params.safetensors: {entry['name']} is not what the program needs")
-                    array[:] = stored
-                arrays.append(array)
-        self._arrays = arrays
+        self._params, digest = read_params(directory / "params.safetensors")
+        check_hash(manifest, directory / "params.safetensors", digest)
+        arrays = [self._place(entry) for entry in program["buffers"]]
         tensors = [tvm_ffi.from_dlpack(array) for array in arrays]
-        functions = {name: self._module[name] for name in {step[0] for step in program["steps"]}}
+        self.layers = [layer for _, _, layer, _ in program["steps"]]
+        self.kernels = [name for name, _, _, _ in program["steps"]]
+        functions = {name: self._module[name] for name in set(self.kernels)}
         self._steps = [
-            (functions[name], [tensors[i] for i in places]) for name, places, _ in program["steps"]
+            (functions[name], [tensors[i] for i in places]) for name, places, _, _ in program["steps"]
         ]
-        self.layers = [layer for _, _, layer in program["steps"]]
-        self.kernels = [name for name, _, _ in program["steps"]]
+        self._schedule = schedule([unit for _, _, _, unit in program["steps"]])
+        units = max((len(lanes) for lanes in self._schedule), default=1)
+        self._pool = ThreadPoolExecutor(units - 1, "hwsim-unit") if units > 1 else None
         self._in = [arrays[p["buffer"]] for p in program["inputs"]]
         self._out = [arrays[p["buffer"]] for p in program["outputs"]]
+
+    def _place(self, entry: dict[str, Any]) -> np.ndarray:
+        """The memory of one buffer: a window of the arena, of the parameters, or its own."""
+        dtype, size = np.dtype(entry["dtype"]), int(entry["elements"])
+        if entry["kind"] == "input":
+            return allocate(size * dtype.itemsize)[: size * dtype.itemsize].view(dtype)
+        base = self._arena if entry["kind"] == "work" else self._params
+        window = base[entry["offset"] : entry["offset"] + size * dtype.itemsize]
+        if window.nbytes != size * dtype.itemsize or window.ctypes.data % _ALIGNMENT:
+            raise UserError("program.json does not fit params.safetensors; compile the artifact again")
+        return window.view(dtype)
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of all constants, as loaded."""
-        return sum(array.nbytes for array in self._arrays if not np.shares_memory(array, self._arena))
+        return self._params.nbytes
 
     @property
     def arena_bytes(self) -> int:
@@ -111,8 +148,16 @@ class Model:
             place[:] = array.reshape(-1)
 
     def run(self) -> None:
-        """Execute all kernels on the inputs that were set."""
-        for function, arguments in self._steps:
+        """Execute all kernels on the inputs that were set; lanes of a block on threads of their own."""
+        for own, *others in self._schedule:
+            waiting = [self._pool.submit(self._run_lane, lane) for lane in others if self._pool]
+            self._run_lane(own)
+            for future in waiting:
+                future.result()
+
+    def _run_lane(self, lane: list[int]) -> None:
+        for index in lane:
+            function, arguments = self._steps[index]
             function(*arguments)
 
     def get_outputs(self) -> dict[str, np.ndarray]:
@@ -142,5 +187,8 @@ def load(directory: str | Path) -> Model:
     check_machine(manifest)
     if "module.so" not in manifest["files"]:
         raise UserError(f"{root}: holds no shared library for this machine; compile with --isa host")
+    for name in manifest["files"]:
+        if name != "params.safetensors":  # hashed while it is read, once
+            check_hash(manifest, root / name, sha256(root / name))
     program = json.loads((root / "program.json").read_text(encoding="utf-8"))
     return Model(root, manifest, program)

@@ -35,6 +35,8 @@ def gemm(a, terms, rows, zero_point, isa, vectors=None):
     inputs = [padded.ravel(), packed.weights, packed.initial(zero_point, isa)]
     if not product.direct:
         inputs.append(packed.table)
+    if packed.lanes is not None:
+        inputs += [packed.lanes, packed.later_scale]
     call_kernel(product, isa, [*inputs, out])
     return out.reshape(m, n)
 
