@@ -125,7 +125,7 @@ def measure_sensitivity(
     for inputs in batches:
         with torch.enable_grad(), _frozen(module):
             output = _Recorder(module, sums, tuple(act_bits)).run(*inputs)
-            logits = _first_tensor(output)
+            logits = first_tensor(output)
             chosen = chosen or guess_head(module, logits, inputs)
             count = logits.numel() // logits.shape[-1]
             predictions += count
@@ -180,7 +180,8 @@ def _attribute(module: fx.GraphModule, name: str) -> Tensor:
     return value
 
 
-def _first_tensor(output: Any) -> Tensor:
+def first_tensor(output: Any) -> Tensor:
+    """The first tensor of a nested output."""
     while not isinstance(output, Tensor):
         output = next(iter(output.values())) if isinstance(output, dict) else output[0]
     return output
@@ -210,12 +211,13 @@ class _Recorder(fx.Interpreter):
         return n.target(*operands, **kwargs)  # type: ignore[operator]
 
     def _watch(self, value: Tensor, total: _Sums, position: int) -> Tensor:
-        plain = value.detach()
+        # The hook must not hold the recorder: through the tape that would be a circle Python cannot collect.
+        plain, act_bits = value.detach(), self.act_bits
 
         def record(grad: Tensor) -> None:
             total.energy[position] += float(torch.linalg.vector_norm(grad, dtype=torch.float64) ** 2)
             total.samples[position] += plain.shape[0] if plain.dim() > 1 else 1
-            self._add_noise(total.loss[position], plain, grad)
+            _add_noise(total.loss[position], act_bits, plain, grad)
 
         if not value.requires_grad:
             return _leaf(value, record)
@@ -223,21 +225,22 @@ class _Recorder(fx.Interpreter):
         alias.register_hook(record)
         return alias
 
-    def _add_noise(self, table: dict[int, list[float]], value: Tensor, grad: Tensor) -> None:
-        """Add half the squared effect of the quantization error d of one operand, width by width.
 
-        Activation errors are not independent: a clipped outlier channel errs alike at every position. The
-        squared sum (g . d)^2 of each sample counts that exactly but is one noisy number; the sum of squares
-        is steady but misses it. They are weighted by how many samples there are to average.
-        """
-        samples = value.shape[0] if value.dim() > 1 else 1
-        for bits, interval in zip(self.act_bits, mse_affine_ranges(value, self.act_bits), strict=True):
-            noise = interval.error(value).mul_(grad)
-            steady = float(torch.linalg.vector_norm(noise) ** 2)
-            exact = float(torch.linalg.vector_norm(noise.reshape(samples, -1).sum(1)) ** 2)
-            sums = table.setdefault(bits, [0.0, 0.0])
-            sums[0] += 0.5 * steady
-            sums[1] += 0.5 * exact
+def _add_noise(table: dict[int, list[float]], act_bits: tuple[int, ...], value: Tensor, grad: Tensor) -> None:
+    """Add half the squared effect of the quantization error d of one operand, width by width.
+
+    Activation errors are not independent: a clipped outlier channel errs alike at every position. The
+    squared sum (g . d)^2 of each sample counts that exactly but is one noisy number; the sum of squares
+    is steady but misses it. They are weighted by how many samples there are to average.
+    """
+    samples = value.shape[0] if value.dim() > 1 else 1
+    for bits, interval in zip(act_bits, mse_affine_ranges(value, act_bits), strict=True):
+        noise = interval.error(value).mul_(grad)
+        steady = float(torch.linalg.vector_norm(noise) ** 2)
+        exact = float(torch.linalg.vector_norm(noise.reshape(samples, -1).sum(1)) ** 2)
+        sums = table.setdefault(bits, [0.0, 0.0])
+        sums[0] += 0.5 * steady
+        sums[1] += 0.5 * exact
 
 
 def _leaf(value: Tensor, record: Callable[[Tensor], None]) -> Tensor:

@@ -1,5 +1,7 @@
 """Sensitivities against the Fisher information computed by hand; data-free moments against sampling."""
 
+import gc
+
 import pytest
 import torch
 from torch import nn
@@ -167,3 +169,17 @@ def test_norm_range_holds_zero_and_is_clipped_by_relu():
     beta, gamma = torch.tensor([1.0, -2.0]), torch.tensor([0.5, -1.0])
     assert norm_range(beta, gamma, rectify=False) == (-8.0, 4.0)
     assert norm_range(beta, gamma, rectify=True) == (0.0, 4.0)
+
+
+def test_no_pass_leaves_its_tensors_behind(small):
+    """Planning many networks in one process must not grow; a hook that holds the recorder keeps all it ran."""
+    module, x = small
+    graph = export(module, x)
+
+    def alive():
+        measure_sensitivity(graph, [(x,)], act_bits=(8,))
+        gc.collect()
+        return sum(isinstance(found, torch.Tensor) for found in gc.get_objects())
+
+    alive()
+    assert alive() == alive()
