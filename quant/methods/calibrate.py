@@ -243,7 +243,10 @@ class _Walk:
     def _fit_activation(self, source: fx.Node, bits: int) -> ActivationGrid:
         values = sample_values(env[source] for env in self.quant)
         if self.options.log_softmax is not None and _is_softmax(source):
-            return fit_log_sqrt2(values, bits, self.options.log_softmax)
+            grid = fit_log_sqrt2(values, bits, self.options.log_softmax)
+            total = grid.fake(self.quant[0][source]).sum(-1).mean()
+            self.notes[source.name] = f"log-sqrt2 codes, mean row sum {float(total):.4f}"
+            return grid
         return _fit_grid(values, bits, self.options.activation_ranges)
 
     def _weights(self, product: Product, scheme: Scheme, layer: PlacedLayer) -> PlacedLayer:

@@ -29,6 +29,8 @@ class PdOptions:
 
     0 leaves the rounding to the reconstruction alone; infinity is the authors' plain sum of losses.
     """
+    learn_bias: bool = False
+    """Train the biases too (ours): they cost nothing at run time."""
     correction: CorrectionOptions = field(default_factory=CorrectionOptions)
     holdout: float = 0.2
     seed: int = 1005

@@ -238,6 +238,8 @@ class _Run:
                 layer = self.placement.layers.get(product.name)
                 if layer is not None and layer.terms:
                     tensors[f"codes.{product.name}"] = layer.terms[-1].codes
+                if layer is not None and layer.bias is not None:
+                    tensors[f"bias.{product.name}"] = layer.bias
                 for key in layer.inputs if layer is not None else ():
                     grid = self.placement.activations.get(key) if key is not None else None
                     if key is not None and isinstance(grid, ActQuantizer):
@@ -261,7 +263,8 @@ class _Run:
                 last = replace(layer.terms[-1], codes=tensors[f"codes.{product.name}"])
                 terms = (*layer.terms[:-1], last)
                 shape = tuple(layer.weight.shape) if layer.weight is not None else ()
-                layer = replace(layer, terms=terms, weight=value_of_terms(terms, shape))
+                bias = tensors.get(f"bias.{product.name}")
+                layer = replace(layer, terms=terms, weight=value_of_terms(terms, shape), bias=bias)
                 self.placement = self.placement.with_layer(product.name, layer)
             for key in layer.inputs:
                 grid = self.placement.activations.get(key) if key is not None else None
@@ -276,7 +279,8 @@ def _fingerprint(calibrated: Calibrated, inputs: Sequence[Tensor], options: PdOp
     digest = hashlib.sha256(repr(options).encode())
     for name, layer in sorted(calibrated.placement.layers.items()):
         digest.update(f"{name} {layer.inputs}".encode())
-        for tensor in [t for term in layer.terms for t in (term.codes, term.scale)]:
+        stored = [t for term in layer.terms for t in (term.codes, term.scale)]
+        for tensor in stored if layer.bias is None else [*stored, layer.bias]:
             digest.update(tensor.contiguous().numpy().tobytes())
     digest.update(repr(sorted(calibrated.placement.activations.items(), key=lambda item: item[0])).encode())
     for tensor in inputs:

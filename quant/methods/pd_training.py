@@ -21,7 +21,7 @@ from quant.methods.prediction_loss import (
     rounding_regulariser,
     rounding_temperature,
 )
-from quant.model_pass import attribute
+from quant.model_pass import Product, attribute
 
 SMALLEST_SCALE = 1e-8
 
@@ -52,6 +52,7 @@ class UnitTraining:
     options: PdOptions
     rounding: dict[str, RoundingVariable]
     scales: dict[str, LearnedScale]
+    biases: dict[str, Tensor]
     generator: torch.Generator
     optimizers: tuple[torch.optim.Adam, ...]
     iteration: int = 0
@@ -60,6 +61,7 @@ class UnitTraining:
         """Tensors that, with the iteration number, continue the run bit for bit."""
         tensors = {f"alpha.{name}": variable.alpha.detach() for name, variable in self.rounding.items()}
         tensors |= {f"scale.{key}": scale.scale.detach() for key, scale in self.scales.items()}
+        tensors |= {f"bias.{name}": bias.detach() for name, bias in self.biases.items()}
         tensors["generator"] = self.generator.get_state()
         for number, optimizer in enumerate(self.optimizers):
             for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
@@ -75,6 +77,8 @@ class UnitTraining:
                 variable.alpha.copy_(tensors[f"alpha.{name}"])
             for key, scale in self.scales.items():
                 scale.scale.copy_(tensors[f"scale.{key}"])
+            for name, bias in self.biases.items():
+                bias.copy_(tensors[f"bias.{name}"])
         self.generator.set_state(tensors["generator"])
         for number, optimizer in enumerate(self.optimizers):
             for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
@@ -94,6 +98,7 @@ def start_training(
     generator = torch.Generator().manual_seed(seed)
     rounding: dict[str, RoundingVariable] = {}
     scales: dict[str, LearnedScale] = {}
+    biases: dict[str, Tensor] = {}
     for product in unit.products:
         layer = placement.layers.get(product.name)
         if layer is None:
@@ -102,16 +107,28 @@ def start_training(
             rounding[product.name] = rounding_variable(
                 attribute(runner.module, str(product.weight)), layer.terms
             )
+        if options.learn_bias and layer.terms:
+            biases[product.name] = _bias(runner, product, layer).requires_grad_()
         for key in layer.inputs:
             grid = placement.activations.get(key) if key is not None else None
             if key is not None and isinstance(grid, ActQuantizer) and key not in done:
                 scale = torch.tensor(grid.scale, requires_grad=True)
                 scales[key] = LearnedScale(grid, scale, options.drop_inside, generator)
     optimizers = [torch.optim.Adam([v.alpha for v in rounding.values()], lr=options.learning_rate_rounding)]
-    if scales:
-        learned = [scale.scale for scale in scales.values()]
+    if scales or biases:
+        learned = [*(scale.scale for scale in scales.values()), *biases.values()]
         optimizers.append(torch.optim.Adam(learned, lr=options.learning_rate_scale))
-    return UnitTraining(unit, options, rounding, scales, generator, tuple(optimizers))
+    return UnitTraining(unit, options, rounding, scales, biases, generator, tuple(optimizers))
+
+
+def _bias(runner: GraphRunner, product: Product, layer: PlacedLayer) -> Tensor:
+    """A copy of the bias a layer has now, zeros where it has none."""
+    if layer.bias is not None:
+        return layer.bias.detach().clone()
+    if product.bias is not None:
+        return attribute(runner.module, product.bias).detach().float().clone()
+    assert layer.weight is not None
+    return torch.zeros(layer.weight.shape[0])
 
 
 def add_gradients(training: UnitTraining, local: Tensor, difference: Tensor | None) -> None:
@@ -119,21 +136,20 @@ def add_gradients(training: UnitTraining, local: Tensor, difference: Tensor | No
 
     The prediction difference reaches the rounding through the whole rest of the network. Its gradient is 5 to 25
     times the reconstruction's there and spans few directions (mostly one shift of the logits that all samples
-    want), so in Adam's quotient it drowns the rest for the few hundred iterations of a fast preset.
+    want), so in Adam's quotient it drowns the rest for the few hundred iterations of a fast preset. Scales and
+    biases, which can express such a shift without harm to the reconstruction, receive all of it.
     """
     local.backward(retain_graph=difference is not None)
     if difference is None:
         return
     rounding = [variable.alpha for variable in training.rounding.values()]
-    scales = [scale.scale for scale in training.scales.values()]
-    found = torch.autograd.grad(difference, [*rounding, *scales], allow_unused=True)
-    gradients = [
-        torch.zeros_like(v) if g is None else g for v, g in zip([*rounding, *scales], found, strict=True)
-    ]
+    learned = [*rounding, *(scale.scale for scale in training.scales.values()), *training.biases.values()]
+    found = torch.autograd.grad(difference, learned, allow_unused=True)
+    gradients = [torch.zeros_like(v) if g is None else g for v, g in zip(learned, found, strict=True)]
     size, share, factor = _norm(gradients[: len(rounding)]), training.options.difference_share, 1.0
     if math.isfinite(share) and size > 0:
         factor = min(1.0, share * _norm([v.grad for v in rounding if v.grad is not None]) / size)
-    for index, (variable, gradient) in enumerate(zip([*rounding, *scales], gradients, strict=True)):
+    for index, (variable, gradient) in enumerate(zip(learned, gradients, strict=True)):
         part = gradient * factor if index < len(rounding) else gradient
         variable.grad = part if variable.grad is None else variable.grad + part
 
@@ -147,6 +163,8 @@ def soft_placement(placement: Placement, training: UnitTraining) -> Placement:
     layers = dict(placement.layers)
     for name, variable in training.rounding.items():
         layers[name] = replace(layers[name], weight=variable.soft_weight())
+    for name, bias in training.biases.items():
+        layers[name] = replace(layers[name], bias=bias)
     return Placement(layers, {**placement.activations, **training.scales})
 
 
@@ -156,6 +174,8 @@ def hard_placement(placement: Placement, training: UnitTraining) -> Placement:
     for name, variable in training.rounding.items():
         terms = variable.hard_terms()
         layers[name] = replace(layers[name], terms=terms, weight=value_of_terms(terms, variable.shape))
+    for name, bias in training.biases.items():
+        layers[name] = replace(layers[name], bias=bias.detach().clone())
     grids = {
         key: replace(scale.grid, scale=max(float(scale.scale.detach()), SMALLEST_SCALE))
         for key, scale in training.scales.items()

@@ -137,6 +137,25 @@ def test_sequential_bias_beats_float_path_bias_and_there_is_one_per_layer():
     assert torch.isfinite(expected).all()
 
 
+def test_bias_leaves_the_structure_of_several_outputs():
+    """B4: a network that returns a tuple of batches still does, and only the layers' outputs move."""
+    data = batches("paired", 3)
+    result = calibrate(loaded("paired"), assignment("paired", "w3a8"), data, CalibrationOptions(bias="layer"))
+    with torch.no_grad():
+        exact, ours = (
+            loaded("paired")(*data[0]),
+            integer_model(result.module, result.placement).integer()(*data[0]),
+        )
+    assert isinstance(ours, tuple)
+    assert [tuple(x.shape) for x in ours] == [tuple(x.shape) for x in exact] == [(8, 7, 5), (8, 7, 16)]
+    plain = calibrate(loaded("paired"), assignment("paired", "w3a8"), data)
+    gap = [
+        (logits(made, data) - float_logits("paired", data)).mean((0, 1)).abs().max()
+        for made in (result, plain)
+    ]
+    assert float(gap[0]) < 0.2 * float(gap[1])
+
+
 def test_sequential_bias_leaves_no_mean_error_at_the_logits():
     data = batches("residual", 6)
     result = calibrate(
@@ -172,6 +191,8 @@ def test_log_softmax_is_used_in_simulation_and_refused_by_the_integer_model():
     )
     exact = float_logits("pre_norm", data)
     assert float((logits(result, data) - exact).square().mean() / exact.square().mean()) < 0.05
+    (note,) = [text for text in result.notes.values() if "log-sqrt2" in text]
+    assert 0.9 < float(note.rpartition(" ")[2]) < 1.1  # R7
     with pytest.raises(QuantError, match="log-sqrt2"):
         integer_model(result.module, result.placement)
 

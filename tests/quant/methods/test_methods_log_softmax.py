@@ -1,5 +1,7 @@
 """Log-sqrt2 softmax quantizer, traps R6 and R7."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -75,6 +77,27 @@ def test_two_accumulators_equal_the_float_product(bits, zero):
         return
     expected = quantizer.decode(codes).double() @ values.double()
     torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-4)
+
+
+@pytest.mark.parametrize(("bits", "zero"), [(3, "strict"), (4, "strict"), (4, "extended"), (6, "strict")])
+def test_two_accumulators_hold_the_exact_integers(bits, zero):
+    """Against Python's unbounded integers, every code in use: no bit is lost before the one multiply."""
+    quantizer = LogSqrt2Quantizer(0.7, bits, zero)
+    g = torch.Generator().manual_seed(bits)
+    codes = torch.arange(quantizer.levels + 1).repeat(3)[
+        torch.randperm(3 * (quantizer.levels + 1), generator=g)
+    ]
+    codes = codes.reshape(3, -1).to(torch.int16)
+    values = torch.randint(-128, 128, (codes.shape[1], 2), generator=g)
+    ours, shift = integer_attention_product(codes, values, quantizer)
+    scale, root = float(np.float32(0.7)), float(np.float32(math.sqrt(2)))
+    for row in range(3):
+        for column in range(2):
+            sums = [0, 0]
+            for code, value in zip(codes[row].tolist(), values[:, column].tolist(), strict=True):
+                if code < quantizer.levels:
+                    sums[code % 2] += value * 2 ** (shift - (code + 1) // 2)
+            assert float(ours[row, column]) == scale * 2.0**-shift * (float(sums[0]) + root * float(sums[1]))
 
 
 def test_strict_mode_spends_one_level_on_zero_and_row_sums_are_near_one():

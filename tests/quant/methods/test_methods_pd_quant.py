@@ -40,7 +40,9 @@ from quant.model_pass import attribute, find_products
 from quant.scheme import Scheme
 from tests.quant.methods.toy_networks import batches, eager, loaded
 
-FAST = PdOptions(iterations=40, difference_every=2, learning_rate_rounding=1e-2, checkpoint_every=7)
+FAST = PdOptions(
+    iterations=40, difference_every=2, learning_rate_rounding=1e-2, checkpoint_every=7, learn_bias=True
+)
 
 
 def calibrated(name="residual", text="w3a4", count=5):
@@ -89,7 +91,7 @@ def one_variable(share):
     scale = LearnedScale(ActQuantizer(4), torch.tensor(1.0, requires_grad=True), 0.0, torch.Generator())
     variable = RoundingVariable(alpha, alpha, alpha, alpha, (), (2,))
     options = PdOptions(difference_share=share)
-    return UnitTraining(None, options, {"a": variable}, {"a.in0": scale}, torch.Generator(), ())
+    return UnitTraining(None, options, {"a": variable}, {"a.in0": scale}, {}, torch.Generator(), ())
 
 
 @pytest.mark.parametrize(("share", "kept"), [(math.inf, 1.0), (0.5, 0.5 * 5 / 50), (0.0, 0.0), (100.0, 1.0)])
@@ -310,6 +312,7 @@ def test_resume_after_a_kill_is_bit_identical(tmp_path):
         for name, layer in whole.placement.layers.items():
             twin = resumed.placement.layers[name]
             assert all(torch.equal(a.codes, b.codes) for a, b in zip(layer.terms, twin.terms, strict=True))
+            assert torch.equal(layer.bias, twin.bias)
         assert resumed.placement.activations == whole.placement.activations
         assert torch.equal(resumed.logits(data[0]), whole.logits(data[0]))
 

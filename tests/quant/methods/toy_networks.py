@@ -35,6 +35,14 @@ class PreNorm(nn.Module):
         return self.head(self.norm(x)[:, 0])
 
 
+class Paired(PreNorm):
+    """Returns a tuple of logits and hidden states."""
+
+    def forward(self, x):
+        hidden = self.norm(self.embed(x))
+        return self.head(self.fc2(torch.relu(self.fc1(hidden)))), hidden
+
+
 class PostNorm(nn.Module):
     def __init__(self):
         super().__init__()
@@ -102,11 +110,15 @@ def _seeded(kind):
     return model.eval()
 
 
-KINDS = {"pre_norm": PreNorm, "post_norm": PostNorm, "gated": Gated, "residual": Residual}
+KINDS = {"pre_norm": PreNorm, "paired": Paired, "post_norm": PostNorm, "gated": Gated, "residual": Residual}
 
 
 def pre_norm():
     return _seeded(PreNorm), (torch.zeros(1, 7, 6),)
+
+
+def paired():
+    return _seeded(Paired), (torch.zeros(1, 7, 6),)
 
 
 def post_norm():
