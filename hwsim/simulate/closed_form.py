@@ -61,10 +61,13 @@ def product_cycles(engine: Row, instances: int, m: int, n: int, k: int, window: 
     tile_m, tile_n, tile_k = int(engine[col.E_TILE_M]), int(engine[col.E_TILE_N]), int(engine[col.E_TILE_K])
     if n == 1 and instances > 1:
         n, instances = instances, 1
+    elif engine[col.E_PADS_WINDOW] > 0 and window > 1:
+        k = window * (ceil_div(k // window, tile_k) * tile_k)
     padded = (
         float(ceil_div(m, tile_m) * tile_m) * (ceil_div(n, tile_n) * tile_n) * (ceil_div(k, tile_k) * tile_k)
     )
-    return instances * padded / (rate * efficiency) + startup
+    outputs = float(instances) * m * n * engine[col.E_PER_OUTPUT]
+    return instances * padded / (rate * efficiency) + outputs + startup
 
 
 @jit
@@ -257,6 +260,10 @@ def _price_compute(
     if way == col.WAY_TERMS:
         # Exact with a unit for each term, else Graham's bound for the longest-first assignment.
         compute = largest if count <= units else max(largest, compute / units + largest * (1 - 1 / units))
+    if way != col.WAY_TERMS:
+        compute += shape[col.D_PREPARED] * engine[col.E_PER_INPUT] / (units if way == col.WAY_ROWS else 1)
+    else:
+        compute += shape[col.D_PREPARED] * engine[col.E_PER_INPUT]
     result[col.R_COMPUTE], result[col.R_MACS], result[col.R_MAC_PJ] = compute, macs, mac_pj
     result[col.R_WEIGHT_BYTES], result[col.R_SPLIT] = weight_bytes, split
     act_bits = shape[col.D_INPUTS] * point[col.P_INPUT_BITS] + shape[col.D_OUTPUTS] * point[col.P_OUTPUT_BITS]

@@ -2,7 +2,8 @@
 
 # Engines (machine.Engine).
 E_KIND, E_ROWS, E_COLUMNS, E_DATAFLOW, E_TILE_M, E_TILE_N, E_TILE_K, E_PIPELINED, E_ARRAYS = range(9)
-E_EFFICIENCY, E_STARTUP, E_UNROLLS_WINDOW, ENGINE_COLUMNS = range(9, 13)
+E_EFFICIENCY, E_STARTUP, E_UNROLLS_WINDOW, E_PER_OUTPUT, E_PER_INPUT = range(9, 14)
+E_PADS_WINDOW, ENGINE_COLUMNS = range(14, 16)
 
 # Memories (machine.Level).
 L_CAPACITY, L_RATE, L_SHARED, L_PJ, L_LATENCY, L_WEIGHTS, L_ACTIVATIONS, L_BUFFER, L_BUFFER_SHARED = range(9)
@@ -10,8 +11,9 @@ L_CAPACITY, L_RATE, L_SHARED, L_PJ, L_LATENCY, L_WEIGHTS, L_ACTIVATIONS, L_BUFFE
 L_WEIGHT_BUFFER, LEVEL_COLUMNS = range(9, 11)
 MAX_LEVELS = 9
 
-# Shapes of products; the window is the kernel area, 0 for a product of two activations.
-D_BATCH, D_GROUPS, D_M, D_N, D_K, D_WINDOW, D_INPUTS, D_OUTPUTS, DIM_COLUMNS = range(9)
+# Shapes of products; the window is the kernel area, 0 for a product of two activations. Prepared elements of the
+# inputs are those that no other layer leaves quantized.
+D_BATCH, D_GROUPS, D_M, D_N, D_K, D_WINDOW, D_INPUTS, D_OUTPUTS, D_PREPARED, DIM_COLUMNS = range(10)
 
 # Points: how a product is run. Homes are indices of memories, scales are bytes of scale a row and term.
 P_DIMS, P_ENGINE, P_WAY, P_TERMS, P_INPUT_BITS, P_OUTPUT_BITS, P_WEIGHT_HOME, P_ACT_HOME = range(8)

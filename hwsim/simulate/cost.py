@@ -28,6 +28,7 @@ from hwsim.simulate.pricing import (
     option_terms,
     pack_terms,
     point_row,
+    prepared_inputs,
     price_points,
     scheme_terms,
     shape_key,
@@ -96,7 +97,7 @@ def layer_costs(
     rows: dict[tuple[object, ...], tuple[int, int]] = {}
     keys: list[tuple[object, ...]] = []
     for layer, schemes in zip(layers, schemes_per_layer, strict=True):
-        key = (*shape_key(layer), tuple(schemes))
+        key = (*shape_key(layer), builder.prepared.get(layer.name, 0), tuple(schemes))
         keys.append(key)
         if key not in rows:
             start = len(builder.points)
@@ -113,6 +114,7 @@ class _Options:
         self.machine = machine
         self.peak_elements = peak_live_elements(graph_layers)
         self.weights = sum(weight_elements(layer) for layer in graph_layers if layer.kind in PRODUCT_KINDS)
+        self.prepared = prepared_inputs(graph_layers) if machine.prepares_inputs else {}
         self.dims: list[tuple[int, ...]] = []
         self.points: list[tuple[float, ...]] = []
         self.terms: list[list[tuple[float, ...]]] = []
@@ -121,7 +123,7 @@ class _Options:
 
     def add_layer(self, layer: "Layer", schemes: Sequence[Scheme]) -> None:
         """All options of one layer."""
-        self.dims.append(dims_row(layer))
+        self.dims.append(dims_row(layer, self.prepared.get(layer.name, 0)))
         wanted = operator_class(layer)
         engines = [(i, e) for i, e in enumerate(self.machine.engines) if wanted in e.serves]
         for scheme in schemes:

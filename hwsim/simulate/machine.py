@@ -39,7 +39,10 @@ class Engine:
     arrays: int = 1
     efficiency: float = 1.0
     startup_cycles: float = 0.0
+    output_cycles: float = 0.0
+    input_cycles: float = 0.0
     unrolls_window: bool = True
+    pads_window: bool = False
     packed_weight_bits: frozenset[int] = frozenset()
     unpack_overhead: float = 0.0
     mac_pj: dict[tuple[int, int], float] = field(default_factory=dict)
@@ -72,6 +75,7 @@ class Machine:
     engines: tuple[Engine, ...]
     levels: tuple[Level, ...]
     vector_rates: dict[str, float]
+    vector_row_cycles: dict[str, float] = field(default_factory=dict[str, float])
     vector_pj: float = 0.0
     launch_cycles: float = 0.0
     sync_cycles: float = 0.0
@@ -96,7 +100,14 @@ class Machine:
             row[col.E_PIPELINED], row[col.E_ARRAYS] = float(engine.pipelined), engine.arrays
             row[col.E_EFFICIENCY], row[col.E_STARTUP] = engine.efficiency, engine.startup_cycles
             row[col.E_UNROLLS_WINDOW] = float(engine.unrolls_window)
+            row[col.E_PADS_WINDOW] = float(engine.pads_window)
+            row[col.E_PER_OUTPUT], row[col.E_PER_INPUT] = engine.output_cycles, engine.input_cycles
         return table
+
+    @property
+    def prepares_inputs(self) -> bool:
+        """Whether some engine's products pay for quantizing or packing their inputs."""
+        return any(engine.input_cycles > 0 for engine in self.engines)
 
     def stored_bits(self, bits: int) -> int:
         """Bits that a value of this width takes in memory."""

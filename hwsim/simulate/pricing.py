@@ -20,6 +20,7 @@ Way = Literal["single", "rows", "terms"]
 WAY_CODES: dict[Way, int] = {"single": col.WAY_SINGLE, "rows": col.WAY_ROWS, "terms": col.WAY_TERMS}
 PRODUCT_KINDS = ("linear", "conv2d", "matmul")
 SCALE_BYTES = 4.0  # one float32 scale a row and term
+GATHERED = 4  # a strided load against a part of a vector one: 0.43 and 0.1 ns an element on a Zen 4 core
 TermSize = tuple[int, int, int, int]
 
 
@@ -134,9 +135,32 @@ def point_row(
     return (terms, stored, stored, home.weights, home.activations, scales, home.resident, lanes)
 
 
-def dims_row(layer: "Layer") -> tuple[int, ...]:
-    """One row of the table of shapes."""
-    return (layer.batch, layer.groups, layer.m, layer.n, layer.k, *product_shape(layer))
+def dims_row(layer: "Layer", prepared: int = 0) -> tuple[int, ...]:
+    """One row of the table of shapes; ``prepared`` as `prepared_inputs` counts them."""
+    return (layer.batch, layer.groups, layer.m, layer.n, layer.k, *product_shape(layer), prepared)
+
+
+def prepared_inputs(layers: "Sequence[Layer]") -> dict[str, int]:
+    """For each product, input elements that it has to quantize or pack itself.
+
+    A layer whose output only one product reads hands it over as that product wants it. Inputs of the network, tensors
+    with several readers (a residual's both paths, the parts of q, k and v) and the results of attention, whose heads
+    are put together again, come as they are. An image comes channel by channel, so each of its elements is gathered.
+    """
+    readers: dict[str, int] = {}
+    for layer in layers:
+        for name in layer.inputs:
+            readers[name] = readers.get(name, 0) + 1
+    kinds = {layer.name: layer.kind for layer in layers}
+    return {
+        layer.name: sum(
+            math.prod(shape) * (GATHERED if name.startswith("input:") and layer.conv is not None else 1)
+            for name, shape in zip(layer.inputs, layer.input_shapes, strict=False)
+            if readers[name] > 1 or kinds.get(name, "matmul") == "matmul"
+        )
+        for layer in layers
+        if layer.kind in PRODUCT_KINDS
+    }
 
 
 def weight_elements(layer: "Layer") -> int:

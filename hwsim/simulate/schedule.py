@@ -24,6 +24,7 @@ from hwsim.simulate.pricing import (
     option_terms,
     pack_terms,
     point_row,
+    prepared_inputs,
     price_points,
     scheme_terms,
     stored_weight_bits,
@@ -111,6 +112,7 @@ class Schedule:
 class _Builder:
     machine: Machine
     placement: Placement
+    prepared: Mapping[str, int]
     dims: list[tuple[int, ...]] = field(default_factory=list)
     points: list[tuple[float, ...]] = field(default_factory=list)
     terms: list[list[tuple[float, ...]]] = field(default_factory=list)
@@ -127,7 +129,7 @@ class _Builder:
         if not terms:
             name = self.machine.engines[engine].name
             raise UserError(f"plan: engine {name} of {self.machine.name} cannot run {layer.name} in {scheme}")
-        self.dims.append(dims_row(layer))
+        self.dims.append(dims_row(layer, self.prepared.get(layer.name, 0)))
         row = point_row(self.machine, layer, scheme, act_bits, len(terms), self.placement)
         self.points.append((len(self.dims) - 1, engine, WAY_CODES[way], *row))
         self.terms.append(terms)
@@ -142,7 +144,7 @@ def build_schedule(
     live = live_bytes(layers, [bits[layer.name] / 8 for layer in layers])
     weights = sum(_weight_bytes(layer, assignments, machine) for layer in layers)
     placement = place(machine, weights, max(live, default=0.0))
-    builder = _Builder(machine, placement)
+    builder = _Builder(machine, placement, prepared_inputs(layers) if machine.prepares_inputs else {})
     lanes = 1 if predictors == 1 else predictors + 1
     for lane in range(lanes):
         for step, layer in enumerate(layers):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hwsim.target.schema import Target
 
 FUSED_KINDS = frozenset({"activation", "add", "mul"})
+SMOOTH = frozenset("gelu silu tanh sigmoid exp erf elu selu celu mish softplus log logsigmoid log_sigmoid glu".split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +57,17 @@ def vector_cost(
 ) -> VectorCost:
     """Cost of one operator on at most ``units`` units (default: all)."""
     available = machine.units if units is None else units
-    rate = machine.vector_rates.get(layer.kind, machine.vector_rates.get("other", 1.0))
+    kind = "smooth" if layer.kind == "activation" and layer.op in SMOOTH else layer.kind
+    rate = machine.vector_rates.get(kind, machine.vector_rates.get(layer.kind, machine.vector_rates.get("other", 1.0)))
+    work = layer.elements / rate + machine.vector_row_cycles.get(layer.kind, 0.0) * rows(layer)
     moved = vector_elements(layer) * machine.stored_bits(act_bits) / 8
     level = machine.levels[home]
     memory = moved / level.bytes_per_cycle
     fused = is_fused(layer)
-    alone = max(layer.elements / rate, memory)
-    spread = max(layer.elements / (rate * available), memory) + (0.0 if fused else machine.sync_cycles)
+    alone = max(work, memory)
+    spread = max(work / available, memory) + (0.0 if fused else machine.sync_cycles)
     used = available if available > 1 and spread < alone else 1
-    compute = layer.elements / (rate * used)
+    compute = work / used
     fixed = 0.0
     if not fused:
         fixed = machine.launch_cycles + (machine.sync_cycles if used > 1 else 0.0)
@@ -73,6 +76,11 @@ def vector_cost(
     energy += machine.static_w * 1e12 / machine.clock_hz * cycles
     bound = "launch" if fixed > max(compute, memory) else "compute" if compute >= memory else level.name
     return VectorCost(layer.name, layer.op, cycles, energy, bound, compute, moved, fixed, home, used, fused)
+
+
+def rows(layer: "Layer") -> int:
+    """Rows along which the operator runs: all axes but the last."""
+    return layer.elements // max(1, layer.output_shape[-1]) if layer.output_shape else 1
 
 
 def is_fused(layer: "Layer") -> bool:

@@ -149,7 +149,8 @@ def vector_rates(target: TargetDocument) -> dict[str, float]:
     given = {} if target.vector is None else target.vector.elements_per_cycle
     base = given.get("default", max(1.0, _peak_rate(target) * VECTOR_SHARE))
     slow = given.get("default", base * SLOW_VECTOR)
-    return {kind: given.get(kind, slow if kind in SLOW_KINDS else base) for kind in VECTOR_KINDS}
+    rates = {kind: given.get(kind, slow if kind in SLOW_KINDS else base) for kind in VECTOR_KINDS}
+    return rates | {"smooth": given.get("smooth", rates["activation"])}
 
 
 def float_path(target: TargetDocument) -> FloatPath | None:

@@ -71,6 +71,10 @@ class EngineBase(Document, ABC):
     """Extra compute time of a packed layer, as a fraction."""
     startup_cycles: NonNegative = 0.0
     """Cycles before the first result of each invocation (pipeline, descriptors, DMA programming)."""
+    output_cycles: NonNegative = 0.0
+    """Cycles of one unit for each output element beside its multiply-accumulates: rescaling, rounding, storing."""
+    input_cycles: NonNegative = 0.0
+    """Cycles of one unit for each input element that no other layer leaves quantized: quantizing, packing."""
 
     @abstractmethod
     def rates(self) -> Widths:
@@ -100,6 +104,8 @@ class SimdEngine(EngineBase):
     """Multiply-accumulates a cycle of one unit, by width; a plain number means w8a8."""
     tile: Tile | None = None
     """Minimal useful block; default: derived from the rate."""
+    pads_window: StrictBool = False
+    """Channels are padded to the tile's depth at each place of a convolution's window, not the whole sum once."""
 
     def rates(self) -> Widths:
         """The table as given."""

@@ -25,10 +25,10 @@ from hwsim.target.quantities import (
 )
 
 VectorKind = Literal[
-    "norm", "softmax", "activation", "add", "mul", "pool", "embedding", "reduce", "other", "default"
+    "norm", "softmax", "activation", "smooth", "add", "mul", "pool", "embedding", "reduce", "other", "default"
 ]
 VECTOR_KINDS: tuple[VectorKind, ...] = (
-    "norm", "softmax", "activation", "add", "mul", "pool", "embedding", "reduce", "other"
+    "norm", "softmax", "activation", "smooth", "add", "mul", "pool", "embedding", "reduce", "other"
 )  # fmt: skip
 Tensor = Literal["weights", "activations", "partial_sums"]
 Name = Annotated[str, Field(min_length=1, max_length=64)]
@@ -128,7 +128,12 @@ class Vector(Document):
         BeforeValidator(_default_alone),
         Or(NUMBER),
     ]
-    """Output elements a cycle of one unit, by operator kind; ``default`` stands for the kinds not listed."""
+    """Output elements a cycle of one unit, by operator kind; ``default`` stands for the kinds not listed.
+
+    ``smooth`` are the activations with an exponential in them (GELU, SiLU, tanh, sigmoid); not listed, they run as
+    ``activation`` does."""
+    row_cycles: dict[VectorKind, Positive] = Field(default_factory=dict)
+    """Cycles of one unit for each row that a norm, a softmax or a reduction runs along, beside its elements."""
 
 
 class FloatFallback(Document):

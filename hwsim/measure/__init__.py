@@ -1,0 +1,1 @@
+"""Measures a machine with our own compiled kernels: calibration of a descriptor, and predicted against measured."""
