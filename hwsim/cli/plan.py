@@ -40,6 +40,14 @@ def plan(
     calibration_data: Annotated[
         str | None, typer.Option(help="Folder, zip or .npz with samples for the error model.")
     ] = None,
+    measured: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Quantize each layer alone on this many of the samples and put the error model right by it; "
+            "half a forward pass for each layer, width and sample.",
+        ),
+    ] = 0,
     bits: Annotated[str, typer.Option(help="Allowed widths: 4,8 or w4a8,w8a8.")] = "",
     max_latency: Annotated[str | None, typer.Option(help="For example 4ms.")] = None,
     max_bops: Annotated[str | None, typer.Option(help="Bit operations, for example 30G.")] = None,
@@ -104,6 +112,7 @@ def plan(
         output_dir=output_dir,
         weights=None if weights is None else console.existing_file(weights, "--weights"),
         calibration_data=calibration_data,
+        measured=measured,
         bits=bits,
         max_latency=max_latency,
         max_bops=max_bops,

@@ -165,6 +165,11 @@ def _profile(
             return known
         log.warning("--resume: %s was made from other inputs; profiling again", path)
     profile = error_profile.profile_errors(model, everything, batches, data=data, seed=request.seed)
+    if request.measured:
+        from hwsim.stages.measured_errors import measure_errors
+
+        whole = -(-request.measured // request.batch)
+        profile = measure_errors(model, profile, batches[:whole])
     files.write_text(path, profile.to_json(key))
     return profile
 
@@ -174,6 +179,7 @@ def _profile_key(
 ) -> str:
     """Hash of everything the error profile depends on."""
     facts = [weights_text(model), graph_sha256(model.graph), data or "synthetic", str(request.seed)]
+    facts.append(f"measured {request.measured}")
     facts += [" ".join(map(str, schemes)) for schemes in offered]
     facts += [f"{name} {version}" for name, version in versions().items()]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()

@@ -78,6 +78,7 @@ class PlanRequest:
     output_dir: Path
     weights: Path | None = None
     calibration_data: str | None = None
+    measured: int = 0
     widths: Widths = field(default_factory=Widths)
     limits: Limits = field(default_factory=Limits)
     objective: tuple[Objective, ...] = ()
@@ -104,6 +105,7 @@ def plan_request(
     output_dir: Path | None = None,
     weights: Path | None = None,
     calibration_data: str | None = None,
+    measured: int = 0,
     bits: str = "",
     max_latency: Quantity = None,
     max_bops: Quantity = None,
@@ -133,6 +135,8 @@ def plan_request(
             raise UserError(f"{flag} is missing; for example {flag} {example}")
     if max_error is not None and not max_error > 0:
         raise UserError(f"--max-error: {max_error} must be greater than 0")
+    if measured and calibration_data is None:
+        raise UserError("--measured needs samples: name them with --calibration-data")
 
     def limit(value: Quantity, dimension: Dimension, flag: str) -> float | None:
         return None if value is None else quantity(value, dimension, flag)
@@ -143,6 +147,7 @@ def plan_request(
         output_dir=output_dir or Path("out") / f"{stem(model)}-{stem(target)}",
         weights=weights,
         calibration_data=calibration_data,
+        measured=measured,
         widths=Widths.parse(bits),
         limits=Limits(
             latency=limit(max_latency, "time", "--max-latency"),

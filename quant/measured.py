@@ -1,0 +1,114 @@
+"""What one change to one product does to the output, measured instead of estimated.
+
+`quant.sensitivity` predicts a divergence to second order, which is right for small errors that act alone. Large
+errors (few bits, clipped outliers) and errors that move together are measured here: everything else stays in
+float, one product gets a quantized weight or quantized operands, and the network is run again from there on, as
+the per-layer sensitivity of AIMET and NNCF does. All batches move through the graph in step, so that a trial
+costs only the part of the network behind it.
+"""
+# pyright: basic
+# torch.fx nodes are untyped in torch's stubs.
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from quant.errors import QuantError
+from quant.ranges import AffineRange
+from quant.sensitivity import PRODUCTS, Head, first_tensor, guess_head
+
+Env = dict[fx.Node, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One change of one product: another weight, or its activation operands on grids (None stays float)."""
+
+    key: Hashable
+    weight: Tensor | None = None
+    ranges: tuple[AffineRange | None, ...] = ()
+
+
+def divergence(reference: Tensor, output: Tensor, head: Head) -> float:
+    """Mean divergence from the reference of one prediction: KL, or half the relative squared error."""
+    if head == "features":
+        error = (output - reference).double().square().sum(-1)
+        return float((0.5 * error / reference.double().square().sum(-1).clamp_min(1e-24)).mean())
+    target, found = reference.double().log_softmax(-1), output.double().log_softmax(-1)
+    return float((target.exp() * (target - found)).sum(-1).mean())
+
+
+def measure_alone(
+    module: fx.GraphModule,
+    batches: Sequence[Sequence[Tensor]],
+    trials: Callable[[str], Sequence[Trial]],
+    head: Head | None = None,
+) -> dict[str, dict[Hashable, float]]:
+    """Mean divergence of the output for every trial of every product; `trials(layer)` is asked once a layer.
+
+    `head` says what the first output means; None guesses (see `quant.sensitivity.guess_head`).
+    """
+    if not batches:
+        raise QuantError("measured errors: no inputs given; pass at least one batch")
+    runner = _Runner(module)
+    found: dict[str, dict[Hashable, float]] = {}
+    with torch.no_grad():
+        references = [runner.finish({}, 0, batch) for batch in batches]
+        meaning = head or guess_head(module, references[0], batches[0])
+        envs: list[Env] = [{} for _ in batches]
+        for index, node in enumerate(runner.nodes):
+            if node.op == "output":
+                break
+            if node.op == "call_function" and node.target in PRODUCTS and "layer" in node.meta:
+                results = found.setdefault(node.meta["layer"], {})
+                for trial in trials(node.meta["layer"]):
+                    outputs = [runner.changed(env, index, trial) for env in envs]
+                    pairs = zip(references, outputs, strict=True)
+                    results[trial.key] = sum(divergence(r, o, meaning) for r, o in pairs) / len(batches)
+            for env, batch in zip(envs, batches, strict=True):
+                runner.step(env, node, batch)
+    return found
+
+
+class _Runner(fx.Interpreter):
+    """Runs a graph node by node on an environment that the caller keeps."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.nodes = list(module.graph.nodes)
+        self.inputs = [node for node in self.nodes if node.op == "placeholder"]
+
+    def step(self, env: Env, node: fx.Node, batch: Sequence[Tensor] = ()) -> None:
+        """Add the value of one node and drop what no later node reads."""
+        self.env = env
+        env[node] = batch[self.inputs.index(node)] if node.op == "placeholder" else self.run_node(node)
+        for dead in self.user_to_last_uses.get(node, ()):
+            env.pop(dead, None)
+
+    def finish(self, env: Env, start: int, batch: Sequence[Tensor] = ()) -> Tensor:
+        """The network's first output, from node number `start` on."""
+        for node in self.nodes[start:]:
+            if node.op == "output":
+                self.env = env
+                return first_tensor(self.run_node(node))
+            self.step(env, node, batch)
+        raise QuantError("measured errors: the graph has no output")
+
+    def changed(self, env: Env, index: int, trial: Trial) -> Tensor:
+        """The output with one product changed; `env` is left as it is."""
+        node, fork = self.nodes[index], dict(env)
+        self.env = fork
+        args, kwargs = self.fetch_args_kwargs_from_env(node)
+        operands = list(args)
+        for position, interval in enumerate(trial.ranges):
+            if interval is not None:
+                operands[position] = args[position] + interval.error(args[position])
+        if trial.weight is not None:
+            operands[1] = trial.weight.reshape(args[1].shape).to(args[1].dtype)
+        fork[node] = node.target(*operands, **kwargs)
+        for dead in self.user_to_last_uses.get(node, ()):
+            fork.pop(dead, None)
+        return self.finish(fork, index + 1)
