@@ -57,6 +57,13 @@ def quantity(value: Quantity, dimension: Dimension, where: str) -> float:
     return float(value)
 
 
+def exact_text(value: Quantity, dimension: Dimension) -> str | None:
+    """A quantity as text that reads back to the very same number."""
+    if value is None or isinstance(value, str):
+        return value
+    return f"{float(value)!r}{next(suffix for suffix, scale in _SUFFIXES[dimension].items() if scale == 1)}"
+
+
 def format_quantity(value: float, dimension: Dimension, digits: int = 3) -> str:
     """Print ``0.004`` as ``4 ms``: the largest unit that leaves a number of at least one."""
     suffixes = _PRINTED[dimension]

@@ -8,16 +8,6 @@ import typer
 from hwsim.cli import complete, console
 from hwsim.stages.evaluate import EvaluateRequest, Evaluation, Progress, run_evaluate
 
-_NAMES = {
-    "top1": ("top-1 %", ".2f"),
-    "top5": ("top-5 %", ".2f"),
-    "nll": ("loss, nats", ".4f"),
-    "perplexity": ("perplexity", ".3f"),
-    "kl": ("KL(float ‖ quantized), nats", ".5f"),
-    "cosine": ("cosine with float", ".5f"),
-    "agreement": ("same class as float %", ".2f"),
-}
-
 
 def evaluate(
     subject: Annotated[
@@ -70,6 +60,8 @@ def print_evaluation(result: Evaluation) -> None:
     """A table with the float model beside the quantized one."""
     from rich.table import Table
 
+    from hwsim.report.notebook import METRICS
+
     out = console.out()
     out.print(f"{result.model} on {result.data.count} samples of {result.data.source}")
     table = Table()
@@ -78,7 +70,7 @@ def print_evaluation(result: Evaluation) -> None:
     if result.reference is not None:
         table.add_column("float", justify="right")
     for name, value in result.metrics.items():
-        title, form = _NAMES[name]
+        title, form = METRICS[name]
         cells = [title, format(value, form)]
         if result.reference is not None:
             cells.append(format(result.reference[name], form) if name in result.reference else "")

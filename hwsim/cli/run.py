@@ -1,14 +1,12 @@
-"""``hwsim run``: execute a compiled artifact on an image or on arrays; imports neither torch nor the compiler."""
+"""``hwsim run``: execute a compiled artifact on an image or on arrays."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from hwsim.cli import console
-from hwsim.errors import UserError
-
-_IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
+from hwsim.stages.run import run_artifact
 
 
 def run(
@@ -25,65 +23,13 @@ def run(
 
     Example: hwsim run art/ --input image.jpg
     """
-    import numpy as np
-
-    from hwsim.runtime import load
-
-    model = load(artifact)
-    model.set_inputs(**_read(console.existing_file(input_, "--input"), model))
-    model.run()
-    outputs = model.get_outputs()
-    if output is not None:
-        np.savez(output, **outputs)  # pyright: ignore[reportArgumentType]
-    first = outputs[model.outputs[0].name]
-    scores = first.reshape(-1, first.shape[-1])[-1]
-    order = np.argsort(-scores, kind="stable")[:top]
-    document: dict[str, Any] = {
-        "model": model.manifest.get("model"),
-        "illustrative": model.manifest.get("illustrative"),
-        "outputs": {p.name: list(p.shape) for p in model.outputs},
-        "top": [{"index": int(i), "value": float(scores[i])} for i in order],
-    }
-    if repeat:
-        document["median_ms"] = _median_ms(model, repeat)
+    found = run_artifact(artifact, input_, output=output, repeat=repeat, top=top)
     if json:
-        console.print_json(document)
+        console.print_json(found.document())
         return
-    for item in document["top"]:
-        typer.echo(f"{item['index']:>6}  {item['value']:.6g}")
-    if repeat:
-        typer.echo(f"median of {repeat} runs: {document['median_ms']:.3f} ms")
-    if document["illustrative"]:
+    for index, value in found.top:
+        typer.echo(f"{index:>6}  {value:.6g}")
+    if found.median_seconds is not None:
+        typer.echo(f"median of {repeat} runs: {1e3 * found.median_seconds:.3f} ms")
+    if found.illustrative:
         console.log().print("random weights: the values are illustrative")
-
-
-def _read(path: Path, model: Any) -> dict[str, Any]:
-    """Input arrays by name."""
-    import numpy as np
-
-    if path.suffix.lower() in _IMAGES:
-        from hwsim.runtime.image import read_image
-
-        port = model.inputs[0]
-        return {port.name: read_image(path, port.shape, model.manifest.get("preprocess", {}))}
-    if path.suffix != ".npz":
-        raise UserError(f"--input {path}: pass an image or an .npz with {[p.name for p in model.inputs]}")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            names = [p.name for p in model.inputs]
-            wanted = names if all(n in arrays.files for n in names) else arrays.files
-            return {name: arrays[name] for name in wanted}
-    except (ValueError, OSError) as error:
-        raise UserError(f"--input {path}: not a readable .npz ({error})") from error
-
-
-def _median_ms(model: Any, repeat: int) -> float:
-    from statistics import median
-    from time import perf_counter
-
-    times: list[float] = []
-    for _ in range(repeat):
-        start = perf_counter()
-        model.run()
-        times.append(1e3 * (perf_counter() - start))
-    return median(times)

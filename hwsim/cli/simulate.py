@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwsim.cli import complete, console
-from hwsim.errors import UserError
+from hwsim.stages.simulate import replayer, write_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hwsim.model.graph import LayerGraph
     from hwsim.simulate.simulation import Simulation
     from hwsim.target.schema import Target
 
@@ -49,17 +48,14 @@ def simulate(
     from hwsim.target.load import load_target
 
     device = load_target(target)
-    run = _runner(plan, model, scheme, batch, sequence)
+    run = replayer(plan, model, scheme=scheme, batch=batch, sequence=sequence)
     if sweep is not None:
         _print_sweep(device, sweep, run, json)
         return
     simulation = run(device)
     _note_float_layers(simulation, plan, scheme)
     if trace is not None:
-        from hwsim import files
-        from hwsim.simulate.trace import chrome_trace
-
-        files.write_text(trace, chrome_trace(simulation))
+        write_trace(simulation, trace)
         console.log().print(f"trace: {trace}")
     if json:
         console.print_json(simulation_document(simulation))
@@ -75,39 +71,6 @@ def _note_float_layers(simulation: "Simulation", plan: Path | None, scheme: str)
             f"note: {len(left)} layers run in float: no engine of {simulation.device} takes {scheme} there "
             f"({', '.join(left[:3])}{', …' if len(left) > 3 else ''})"
         )
-
-
-def _runner(
-    plan: Path | None, model: str | None, scheme: str, batch: int, sequence: int | None
-) -> "Callable[[Target], Simulation]":
-    """What to simulate, with its graph loaded."""
-    if (plan is None) == (model is None):
-        raise UserError("give either --plan plan.json or --model NAME")
-    from hwsim.simulate.cycle import simulate_plan, simulate_scheme
-    from hwsim.simulate.graph_source import layer_graph
-    from hwsim.simulate.plan_file import assignments_of, read_plan
-    from quant.scheme import Scheme
-
-    if plan is not None:
-        document = read_plan(console.existing_file(plan, "--plan"))
-        graph = _plan_graph(plan, document.model, batch, sequence)
-        assignments = assignments_of(document)
-        predictors = 1 if document.ensemble is None else document.ensemble.predictors
-        return lambda device: simulate_plan(graph, assignments, predictors, device)
-    parsed = Scheme.parse(scheme)
-    graph = layer_graph(model or "", batch=batch, sequence=sequence)
-    return lambda device: simulate_scheme(graph, parsed, device)
-
-
-def _plan_graph(plan: Path, model: str, batch: int, sequence: int | None) -> "LayerGraph":
-    """The graph that was planned: ``graph.json`` beside the plan, else exported from the plan's model."""
-    from hwsim.model.graph import LayerGraph
-    from hwsim.simulate.graph_source import layer_graph
-
-    beside = plan.with_name("graph.json")
-    if beside.is_file():
-        return LayerGraph.from_json(beside.read_text(encoding="utf-8"))
-    return layer_graph(model, batch=batch, sequence=sequence)
 
 
 def simulation_document(simulation: "Simulation") -> dict[str, Any]:

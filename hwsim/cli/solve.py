@@ -110,15 +110,11 @@ class _Bar:
 
 def _write_and_print(plans: "tuple[Plan, ...]", output: Path | None, json: bool, many: bool) -> None:
     from hwsim.files import write_text
+    from hwsim.stages.solve import plans_text
 
     documents = [plan.model_dump(mode="json") for plan in plans]
     if output is not None:
-        if many:
-            import json as json_module
-
-            write_text(output, json_module.dumps(documents, indent=2) + "\n")
-        else:
-            write_text(output, plans[0].model_dump_json(indent=2) + "\n")
+        write_text(output, plans_text(plans, many=many))
     if json:
         console.print_json(documents if many else documents[0])
     elif many:

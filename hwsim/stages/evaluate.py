@@ -49,6 +49,11 @@ class Evaluation:
     data: DataRecord
     remarks: tuple[str, ...] = ()
 
+    def _repr_html_(self) -> str:
+        from hwsim.report import notebook
+
+        return notebook.evaluation(self)
+
     def document(self) -> dict[str, Any]:
         """The evaluation as plain JSON values."""
         return asdict(self)

@@ -43,6 +43,49 @@ class PlanResult:
     files: list[Path]
 
     @property
+    def directory(self) -> Path:
+        """Where everything was written."""
+        return self.files[0].parent
+
+    @property
+    def latency(self) -> float:
+        """Simulated seconds of one inference."""
+        return self.report.validation.simulated_cycles / self.report.clock_hz
+
+    @property
+    def energy(self) -> float:
+        """Joules of one inference."""
+        return sum(self.report.energy_by_component.values())
+
+    @property
+    def error(self) -> float:
+        """Predicted divergence of the output from float, in nats."""
+        return self.plan.totals.error
+
+    @property
+    def weight_bytes(self) -> float:
+        """Bytes of the weights as the device stores them."""
+        return self.plan.totals.weight_bytes
+
+    @property
+    def met(self) -> bool:
+        """Whether every budget is met."""
+        return all(budget.met for budget in self.report.budgets)
+
+    @property
+    def schemes(self) -> dict[str, str]:
+        """The scheme of each layer."""
+        return dict(self.plan.assignment)
+
+    def __str__(self) -> str:
+        return self.report.headline
+
+    def _repr_html_(self) -> str:
+        from hwsim.report import notebook
+
+        return notebook.report(self.report)
+
+    @property
     def interrupted(self) -> bool:
         """Whether the search was stopped from outside; the plan is then the best so far."""
         return self.plan.stopped == "interrupted"

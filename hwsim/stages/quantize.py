@@ -103,6 +103,14 @@ class QuantizeResult:
     record: SourceRecord
     directory: Path
 
+    def _repr_html_(self) -> str:
+        from hwsim.report import notebook
+
+        record = self.record
+        ranges = {"activation ranges": record.range_source, "recipe": record.recipe or "plain rounding"}
+        known = {"directory": self.directory, "layers": len(self.model.layers), **ranges}
+        return notebook.facts(record.model, known) + notebook.items(record.remarks)
+
 
 def run_quantize(request: QuantizeRequest) -> QuantizeResult:
     """Load, place quantizers, round, save."""

@@ -3,6 +3,7 @@
 The planner's own vocabulary begins here: flags become its ``Request``, joules its picojoules.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -105,6 +106,13 @@ def run_solve(
         return (solve(options, request, warm_start=start, progress=progress),)
     except Infeasible as error:
         raise InfeasibleTables(str(error), error.report.model_dump(mode="json")) from error
+
+
+def plans_text(plans: "Sequence[Plan]", *, many: bool) -> str:
+    """A plan, or a list of the points of a frontier, as a file."""
+    if not many:
+        return plans[0].model_dump_json(indent=2) + "\n"
+    return json.dumps([plan.model_dump(mode="json") for plan in plans], indent=2) + "\n"
 
 
 def run_diff(before: Path, after: Path) -> "PlanDiff":

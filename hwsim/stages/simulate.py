@@ -1,0 +1,53 @@
+"""``simulate``: replay a plan, or a model in one scheme, on a described device."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hwsim import files
+from hwsim.errors import UserError
+
+if TYPE_CHECKING:
+    from hwsim.model.graph import LayerGraph
+    from hwsim.simulate.simulation import Simulation
+    from hwsim.target.schema import Target
+
+
+def replayer(
+    plan: Path | None, model: str | None, *, scheme: str = "w8a8", batch: int = 1, sequence: int | None = None
+) -> "Callable[[Target], Simulation]":
+    """What to simulate, with its graph loaded; give it a device."""
+    if (plan is None) == (model is None):
+        raise UserError("give either --plan plan.json or --model NAME")
+    from hwsim.simulate.cycle import simulate_plan, simulate_scheme
+    from hwsim.simulate.graph_source import layer_graph
+    from hwsim.simulate.plan_file import assignments_of, read_plan
+    from quant.scheme import Scheme
+
+    if plan is not None:
+        document = read_plan(files.existing_file(plan, "--plan"))
+        graph = _plan_graph(plan, document.model, batch, sequence)
+        assignments = assignments_of(document)
+        predictors = 1 if document.ensemble is None else document.ensemble.predictors
+        return lambda device: simulate_plan(graph, assignments, predictors, device)
+    parsed = Scheme.parse(scheme)
+    graph = layer_graph(model or "", batch=batch, sequence=sequence)
+    return lambda device: simulate_scheme(graph, parsed, device)
+
+
+def write_trace(simulation: "Simulation", path: Path) -> None:
+    """The timeline for ui.perfetto.dev."""
+    from hwsim.simulate.trace import chrome_trace
+
+    files.write_text(path, chrome_trace(simulation))
+
+
+def _plan_graph(plan: Path, model: str, batch: int, sequence: int | None) -> "LayerGraph":
+    """The graph that was planned: ``graph.json`` beside the plan, else exported from the plan's model."""
+    from hwsim.model.graph import LayerGraph
+    from hwsim.simulate.graph_source import layer_graph
+
+    beside = plan.with_name("graph.json")
+    if beside.is_file():
+        return LayerGraph.from_json(beside.read_text(encoding="utf-8"))
+    return layer_graph(model, batch=batch, sequence=sequence)
