@@ -126,10 +126,14 @@ class Page:
             raise AssertionError("a yaml block needs a file name in its first line, or a reason not to run")
 
     def python(self, text: str) -> str:
-        """Run Python in the namespace of the page; what it prints."""
+        """Run Python in the namespace of the page, its directory importable; what it prints."""
         printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            exec(compile(text, "<documentation>", "exec"), self.namespace)
+        sys.path.insert(0, str(self.directory))
+        try:
+            with contextlib.redirect_stdout(printed):
+                exec(compile(text, "<documentation>", "exec"), self.namespace)
+        finally:
+            sys.path.remove(str(self.directory))
         return printed.getvalue()
 
     def command(self, text: str) -> str:

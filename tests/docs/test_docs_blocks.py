@@ -1,6 +1,7 @@
 """Every command and code block of the README and the documentation runs and prints what its page shows."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -39,7 +40,6 @@ def test_page(path, tmp_path, monkeypatch, request):
     if TUTORIAL_FILES in text:
         shutil.copytree(request.getfixturevalue("tutorial_files"), tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     page = Page(tmp_path)
     for block in blocks:
@@ -83,3 +83,18 @@ def test_indented_code_is_not_used_for_commands():
 )
 def test_comparison_of_lines(line, shown, same):
     assert same_line(line, shown) is same
+
+
+def test_the_tests_that_the_pages_name_exist():
+    named = {
+        name
+        for path in PAGES
+        for name in re.findall(r"`(test_\w+)`", path.read_text(encoding="utf-8"))
+    }
+    written = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert len(named) > 20
+    assert sorted(named - written) == []

@@ -31,7 +31,8 @@ def renewed(page: Page, block: Block) -> str:
     """Text of a console block with outputs that hold now."""
     lines: list[str] = []
     for command in commands_of(block.text):
-        printed = page.command(command.text)
+        before, printed = page.code, page.command(command.text)
+        assert not before or command.text == "echo $?", f"line {block.line}: exit code {before}"
         shown = list(command.shown)
         try:
             check(printed, shown, command.text)
@@ -39,6 +40,7 @@ def renewed(page: Page, block: Block) -> str:
             print(f"line {block.line}: new output of {command.text}", file=sys.stderr)
             shown = refreshed(shown, [line.rstrip() for line in printed.rstrip().splitlines()])
         lines += [command.written, *shown]
+    assert not page.code, f"line {block.line}: exit code {page.code}\n{printed}"
     return "\n".join(lines) + "\n"
 
 
@@ -65,7 +67,6 @@ def update(path: Path) -> None:
 
 if __name__ == "__main__":
     pages = [Path(name).resolve() for name in sys.argv[1:]]
-    sys.path.insert(0, "")
     for path in pages:
         with tempfile.TemporaryDirectory() as directory:
             os.chdir(directory)
