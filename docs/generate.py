@@ -1,11 +1,20 @@
 """Pages made from the code when the documentation is built: the command line, and the documents' schemas."""
 
 import json
+import re
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 Schema = dict[str, Any]
-WORDS = {"number": "number", "integer": "integer", "string": "text", "boolean": "true or false", "null": "nothing"}
+EXAMPLES = re.compile(r"\x08\nExamples:\n((?:  .*\n)+)")
+WORDS = {
+    "number": "number",
+    "integer": "integer",
+    "string": "text",
+    "boolean": "true or false",
+    "null": "nothing",
+}
 
 
 def anchor(page: str, name: str) -> str:
@@ -25,7 +34,11 @@ def type_of(page: str, schema: Schema) -> str:
             return " or ".join(dict.fromkeys(type_of(page, part) for part in schema[union]))
     if schema.get("type") == "array":
         parts = schema.get("prefixItems")
-        inner = ", ".join(type_of(page, part) for part in parts) if parts else type_of(page, schema.get("items", {}))
+        inner = (
+            ", ".join(type_of(page, part) for part in parts)
+            if parts
+            else type_of(page, schema.get("items", {}))
+        )
         return f"list of {inner}"
     if schema.get("type") == "object":
         values = schema.get("additionalProperties")
@@ -55,17 +68,15 @@ def schema_page(page: str, title: str, introduction: str, schema: Schema) -> str
 
 
 def command_page() -> str:
-    """The command line, as typer describes it."""
+    """The command line, as typer describes it; examples as code."""
     import typer
     from typer.cli import get_docs_for_click
-    from typer.main import get_command
 
-    from hwsim.cli.main import app
+    from hwsim.cli.main import command
 
-    command = get_command(app)
-    with typer.Context(command, info_name="hwsim") as context:
-        text = get_docs_for_click(obj=command, ctx=context, name="hwsim", title="Command line")
-    return text
+    with typer.Context(command(), info_name="hwsim") as context:
+        text = get_docs_for_click(obj=command(), ctx=context, name="hwsim", title="Command line")
+    return EXAMPLES.sub(lambda found: f"**Examples**:\n\n```shell\n{dedent(found[1])}```\n", text)
 
 
 def pages() -> dict[str, str]:

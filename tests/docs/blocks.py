@@ -155,10 +155,9 @@ class Page:
 
 def run_hwsim(arguments: list[str]) -> tuple[int, str, str]:
     """The command line in this process, which has imported torch already."""
-    from hwsim.cli import console, main
+    from hwsim.cli import main
 
     printed, errors = io.StringIO(), io.StringIO()
-    kept = vars(console.SETTINGS).copy()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
         try:
             code = main.run(arguments)
@@ -167,8 +166,6 @@ def run_hwsim(arguments: list[str]) -> tuple[int, str, str]:
         except BaseException:
             traceback.print_exc()
             code = 1
-        finally:
-            vars(console.SETTINGS).update(kept)
     return code, printed.getvalue(), errors.getvalue()
 
 

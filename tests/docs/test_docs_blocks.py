@@ -10,7 +10,9 @@ import pytest
 from tests.docs.blocks import TUTORIAL_FILES, Page, blocks_of, same_line
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+GENERATED = ("_build", "reference")
+WRITTEN = [path for path in sorted((ROOT / "docs").rglob("*.md")) if path.parent.name not in GENERATED]
+PAGES = [ROOT / "README.md", *WRITTEN]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 NOT_RUN = 0
 
@@ -53,7 +55,10 @@ def test_page(path, tmp_path, monkeypatch, request):
 
 def test_blocks_that_do_not_run_say_why():
     reasons = [
-        block.reason for path in PAGES for block in blocks_of(path.read_text(encoding="utf-8")) if block.reason
+        block.reason
+        for path in PAGES
+        for block in blocks_of(path.read_text(encoding="utf-8"))
+        if block.reason
     ]
     assert all(len(reason.split()) >= 3 for reason in reasons), reasons
     assert len(reasons) == NOT_RUN, reasons
@@ -86,11 +91,7 @@ def test_comparison_of_lines(line, shown, same):
 
 
 def test_the_tests_that_the_pages_name_exist():
-    named = {
-        name
-        for path in PAGES
-        for name in re.findall(r"`(test_\w+)`", path.read_text(encoding="utf-8"))
-    }
+    named = {name for path in PAGES for name in re.findall(r"`(test_\w+)`", path.read_text(encoding="utf-8"))}
     written = {
         name
         for path in (ROOT / "tests").rglob("test_*.py")
