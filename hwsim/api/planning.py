@@ -12,8 +12,8 @@ from hwsim.units import Dimension, Quantity, exact_text
 
 if TYPE_CHECKING:
     from hwsim.api.given import ModelLike, PlanLike, TargetLike
-    from hwsim.stages.decide import StageProgress
     from hwsim.stages.plan import PlanResult
+    from hwsim.stages.progress import StageProgress
     from planner.control import ProgressCallback
     from planner.diff import PlanDiff
     from planner.plan import Plan

@@ -1,13 +1,13 @@
 """The decision inside ``plan``: ask the planner, replay its answer, and ask again where the replay is slower."""
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from hwsim import files
 from hwsim.errors import InfeasibleError
 from hwsim.report.document import ParetoPoint
 from hwsim.stages import comparison
+from hwsim.stages.progress import StageProgress
 from hwsim.stages.request import Objective, PlanRequest
 from quant.scheme import Scheme
 
@@ -26,20 +26,6 @@ if TYPE_CHECKING:
 LATENCY_ROUNDS = 3
 _SECOND: dict[Objective, Objective] = {"error": "latency", "latency": "error", "energy": "latency"}
 DEFAULT_LIMIT = "default: the error of uniform w8a8"
-
-
-class StageProgress(Protocol):
-    """What a progress display must offer."""
-
-    seconds: dict[str, float]
-
-    def stage(self, name: str, weight: float) -> AbstractContextManager[None]:
-        """Run one stage; ``weight`` is its share of the bar."""
-        ...
-
-    def note(self, text: str) -> None:
-        """Change the text beside the bar."""
-        ...
 
 
 @dataclass

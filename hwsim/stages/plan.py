@@ -16,9 +16,11 @@ from hwsim import files
 from hwsim.errors import UserError
 from hwsim.report.document import ComparisonRow, ParetoPoint, Report
 from hwsim.stages import comparison
-from hwsim.stages.decide import Run, StageProgress, explanations, pareto_points, solve_inside_latency
+from hwsim.stages import progress as stages
+from hwsim.stages.decide import Run, explanations, pareto_points, solve_inside_latency
 from hwsim.stages.deploy_report import Findings, build_report, graph_sha256, versions, weights_text
 from hwsim.stages.options import network_schemes
+from hwsim.stages.progress import StageProgress, expected_seconds
 from hwsim.stages.request import PlanRequest
 from quant.scheme import Scheme
 
@@ -102,13 +104,15 @@ def make_plan(request: PlanRequest, progress: StageProgress) -> PlanResult:
 
     target = load_target(request.target)
     _check_writable(request.output_dir)
-    with progress.stage("loading the model", 35):
+    progress.expect(expected_seconds(request))
+    with progress.stage(stages.LOADING):
         model = _load(request)
+    progress.expect(expected_seconds(request, model.graph))
     run = _tables(request, target, model, progress)
-    with progress.stage("solving", 15):
+    with progress.stage(stages.SOLVING):
         plan, simulation, default_limit = solve_inside_latency(run, progress)
     run.remarks.extend(explanations(plan))
-    with progress.stage("replaying the plan", 5):
+    with progress.stage(stages.REPLAYING):
         rows = comparison.compare(model.graph, target, run.profile)
         names = [layer.name for layer in model.graph.products()]
         costs = dict(zip(names, run.costs, strict=True))
@@ -116,7 +120,7 @@ def make_plan(request: PlanRequest, progress: StageProgress) -> PlanResult:
         own = comparison.row(
             "this plan", _schemes(plan), simulation, plan.totals.error, chosen=True, note=_mixture(plan)
         )
-    with progress.stage("proving the frontier", 2):
+    with progress.stage(stages.FRONTIER):
         points = pareto_points(run, plan, progress) if request.pareto else []
     found = _findings(run, plan, simulation, [*rows, own], points, default_limit)
     return _write(found, run, progress)
@@ -175,9 +179,9 @@ def _tables(request: PlanRequest, target: "Target", model: "LoadedModel", progre
     if not products:
         raise UserError(f"--model {request.model}: no linear, convolution or matmul layer to plan")
     offered = network_schemes(products, target, request.widths)
-    with progress.stage("profiling errors", 35):
+    with progress.stage(stages.PROFILING):
         profile = _profile(request, target, model, offered)
-    with progress.stage("pricing options", 5):
+    with progress.stage(stages.PRICING):
         costs = layer_costs(products, offered, target, graph_layers=model.graph.layers)
         vectors = vector_costs(model.graph.layers, target)
         for layer, options in zip(products, costs, strict=True):
@@ -303,7 +307,7 @@ def _write(found: Findings, run: Run, progress: StageProgress) -> PlanResult:
     from hwsim.simulate.trace import chrome_trace
 
     directory = run.request.output_dir
-    with progress.stage("writing the report", 5):
+    with progress.stage(stages.WRITING):
         report = build_report(found, progress.seconds)
         texts = {
             "tables.json": run.tables.model_dump_json(exclude_defaults=True) + "\n",
