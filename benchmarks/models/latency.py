@@ -36,7 +36,7 @@ def artifact(model, inputs, scheme, threads, folder):
     assignment = uniform_assignment(model.graph, Scheme.parse(scheme))
     ranges = observe_ranges(model.module, assignment, [inputs])
     module = quantize(model.module, assignment, ranges=ranges).integer()
-    write_artifact(lower(module, host_isa(), parallel=threads > 1), host_isa(), folder, threads=threads)
+    write_artifact(lower(module, host_isa(), units=threads), host_isa(), folder, threads=threads)
     start = time.perf_counter()
     runner = load(folder)
     seconds = time.perf_counter() - start

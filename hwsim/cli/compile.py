@@ -6,41 +6,32 @@ from typing import Annotated, Any
 import typer
 
 from hwsim import config
-from hwsim.cli import complete, console
+from hwsim.cli import console, options
 from hwsim.stages.compile import CompileRequest, run_compile
 
 
 def compile_(
     context: typer.Context,
-    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Directory to write.")],
-    plan: Annotated[Path | None, typer.Option(help="A plan.json that hwsim plan wrote.")] = None,
-    scheme: Annotated[str | None, typer.Option(help="Instead of a plan: one scheme for all layers.")] = None,
+    output_dir: options.OutputDir,
+    plan: options.PlanFile = None,
+    scheme: options.SchemeName = None,
     quantized: Annotated[
         Path | None, typer.Option(help="Instead of both: a directory that hwsim quantize wrote.")
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            autocompletion=complete.models,
-            help="Model; default: the one the plan was made for.",
-        ),
-    ] = None,
-    weights: Annotated[Path | None, typer.Option(help="Weights: .safetensors, or .pth without code.")] = None,
-    calibration_data: Annotated[
-        str | None, typer.Option(help="Samples for the activation ranges; default: synthetic inputs.")
-    ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Calibration samples to use.")] = 64,
+    model: options.ModelName = None,
+    weights: options.WeightsFile = None,
+    calibration_data: options.CalibrationData = None,
+    samples: options.Samples = 64,
     isa: Annotated[
         str, typer.Option(help="Machine: host, x86-avx2, aarch64-dotprod, riscv64-v, c, ...")
     ] = "host",
-    threads: Annotated[int, typer.Option(min=1, max=64, help="Cores one inference may use.")] = 1,
-    batch: Annotated[int, typer.Option(min=1, help="Samples per inference.")] = 1,
-    sequence: Annotated[
-        int | None, typer.Option(min=1, help="Tokens per sample of a language model.")
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, max=64, help="Cores one inference may use; default: what the plan uses, else 1."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of random weights and synthetic inputs.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Samples per inference.")] = 1,
+    sequence: options.Sequence = None,
+    seed: options.Seed = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Compile integer kernels and write a self-contained artifact.
@@ -75,8 +66,19 @@ def _print(directory: Path, manifest: dict[str, Any]) -> None:
     integer = manifest["integer"]
     typer.echo(f"{directory}: {manifest['model']} for {manifest['machine']['name']}")
     typer.echo(f"  {manifest['steps']} steps, {manifest['kernels']} distinct kernels")
+    typer.echo(f"  {_units_line(manifest['units'])}")
     typer.echo(f"  {100 * integer['integer_share']:.2f} % of multiply-accumulates in integer")
     for layer in integer["float_layers"]:
         typer.echo(f"  in float: {layer}")
     for remark in manifest["remarks"]:
         typer.echo(f"  note: {remark}")
+
+
+def _units_line(units: dict[str, Any]) -> str:
+    """How the parallel units are used."""
+    if units["count"] == 1:
+        return "one core"
+    ways = ", ".join(f"{count} layers by {way}" for way, count in units["ways"].items() if way != "single")
+    if units["predictors"] > 1:
+        ways = f"{units['predictors']} predictors side by side"
+    return f"{units['count']} cores: {ways or 'every layer by rows'}"

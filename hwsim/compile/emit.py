@@ -5,7 +5,7 @@ the value is, one kernel writes it to a strided destination of any type; `view(v
 """
 # pyright: basic
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -43,12 +43,27 @@ def sink_of(view: View, strides: Sequence[int], column: int) -> Sink:
 class Emitter:
     """The program under construction for one machine."""
 
-    def __init__(self, isa: Isa, parallel: bool = False) -> None:
-        self.isa, self.parallel = isa, parallel
+    def __init__(self, isa: Isa, units: int = 1, ways: Mapping[str, str] | None = None) -> None:
+        self.isa, self._units, self._ways = isa, units, ways or {}
         self.program = Program()
         self.layer = ""
         self._constants: dict[str, View] = {}
         self._counter = 0
+
+    @property
+    def units(self) -> int:
+        """Cores that the current layer is spread over."""
+        return 1 if self._ways.get(self.layer) == "single" else self._units
+
+    @property
+    def parallel(self) -> bool:
+        """Whether the current layer is spread over cores."""
+        return self.units > 1
+
+    @property
+    def by_terms(self) -> bool:
+        """Whether the current layer's terms go to different cores."""
+        return self.parallel and self._ways.get(self.layer) == "terms"
 
     def work(self, elements: int, dtype: str = "float32") -> Buffer:
         """A fresh intermediate buffer."""

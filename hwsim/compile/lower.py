@@ -9,7 +9,7 @@ input end up in the epilogue of the product before them, and reshapes and transp
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,9 +80,11 @@ _UNARY: dict[str, Callable[..., Node]] = {
 class Lowering(ProductLowering, FloatLowering, VectorLowering):
     """One walk over one graph."""
 
-    def __init__(self, module: fx.GraphModule, isa: Isa, parallel: bool = False) -> None:
+    def __init__(
+        self, module: fx.GraphModule, isa: Isa, units: int = 1, ways: Mapping[str, str] | None = None
+    ) -> None:
         self.module = module
-        self.emitter = Emitter(isa, parallel)
+        self.emitter = Emitter(isa, units, ways)
         self.values: dict[fx.Node, Any] = {}
 
     def run(self) -> Program:
@@ -314,9 +316,15 @@ def _same_storage(result: Any, base: Any) -> bool:
     return result.untyped_storage()._cdata == base.untyped_storage()._cdata
 
 
-def lower(module: fx.GraphModule, isa: Isa, *, parallel: bool = False) -> Program:
-    """Lower an integer graph module (`QuantizedModel.integer()`) for one machine."""
-    return Lowering(module, isa, parallel).run()
+def lower(
+    module: fx.GraphModule, isa: Isa, *, units: int = 1, ways: Mapping[str, str] | None = None
+) -> Program:
+    """Lower an integer graph module (`QuantizedModel.integer()`) for one machine.
+
+    With several units every layer is spread over them; ``ways`` says otherwise for single layers: "single", or
+    "terms" for the terms of an expansion on different units.
+    """
+    return Lowering(module, isa, units, ways).run()
 
 
 __all__ = ["Lowering", "lower"]

@@ -50,7 +50,7 @@ class AttentionLowering(CodesLowering):
         packing = PackRight(
             batch, columns, depth, sections_for(columns, isa.lanes, isa.tile_vectors), right.buffer.elements,
             right.strides[-3] if len(shape) > 2 else right.buffer.elements,
-            (right.strides[-1], right.strides[-2]),
+            (right.strides[-1], right.strides[-2]), emitter.parallel,
         )  # fmt: skip
         sizes = [elements for _, elements, _ in packing.arguments(isa)]
         initial, panels = emitter.work(sizes[2], "int32"), emitter.work(sizes[3], "int8")
@@ -80,7 +80,7 @@ class AttentionLowering(CodesLowering):
                 batch=tuple((n, s[0], s[1]) for n, s in loops), activation_offset=left.offset,
                 out_offset=destination.offset, out_dtype=result_type(destination), epilogue=node,
                 operands=epilogue_operands(leaves, operands, len(shape) - 1), row_terms=bool(zero),
-                vectorized_scale=False, parallel=emitter.parallel,
+                vectorized_scale=False, units=emitter.units,
             )  # fmt: skip
             name = f"{layer}.{len(emitter.program.steps)}.scale"
             scales = constant(name, np.full(isa.lanes, scale, np.float32))

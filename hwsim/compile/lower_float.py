@@ -66,7 +66,7 @@ class FloatLowering:
                 activation_offset=x.offset, out_offset=destination.offset,
                 out_dtype=destination.buffer.dtype, epilogue=tree,
                 operands=_operands(leaves, (), tuple(s[2:] for _, s in dims), len(shape) - 1),
-                parallel=emitter.parallel,
+                units=emitter.units,
             )  # fmt: skip
             weights = constant(f"{layer}.{len(emitter.program.steps)}.weights", packed)
             emitter.step(
@@ -105,7 +105,7 @@ class FloatLowering:
                 (x.buffer.elements, destination.buffer.elements), batch=batch, activation_dtype="float32",
                 activation_offset=x.offset, out_offset=destination.offset,
                 out_dtype=destination.buffer.dtype, epilogue=tree,
-                operands=_operands(leaves, jumps, tuple(s[2:] for _, s in dims), 1), parallel=emitter.parallel,
+                operands=_operands(leaves, jumps, tuple(s[2:] for _, s in dims), 1), units=emitter.units,
             )  # fmt: skip
             weights = constant(f"{layer}.{len(emitter.program.steps)}.weights", packed)
             emitter.step(
@@ -161,7 +161,7 @@ class FloatLowering:
                 operands=_operands(
                     leaves, tuple(s[2:] for _, s in loops), (tuple(v.strides[row] for v in leaves),), len(shape) - 1
                 ),
-                parallel=emitter.parallel,
+                units=emitter.units,
             )  # fmt: skip
             buffers = [left.buffer, panels, *(v.buffer for v in leaves), destination.buffer]
             emitter.step(product, buffers, macs=math.prod(shape) * depth)

@@ -30,6 +30,7 @@ class PackRight:
     elements: int
     batch_stride: int
     steps: tuple[int, int]
+    parallel: bool = False
 
     def slots(self) -> int:
         """Output slots of one batch entry."""
@@ -49,7 +50,7 @@ class PackRight:
         """The kernel for ``isa``."""
         code = Code(name)
         buffers = tuple(code.parameter(n, size, t) for n, size, t in self.arguments(isa))
-        with code.loop(self.batch) as entry:
+        with code.loop(self.batch, parallel=self.parallel) as entry:
             first = 0
             for section in self.sections:
                 with code.loop(section.panels) as panel, code.loop(section.vectors) as v:

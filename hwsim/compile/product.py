@@ -21,7 +21,7 @@ arithmetic shift takes back exactly.
 from dataclasses import dataclass
 from math import prod
 
-from hwsim.compile.builder import PrimFunc
+from hwsim.compile.builder import Code, PrimFunc
 from hwsim.compile.expr import Node, leaf
 from hwsim.compile.isa import Isa
 from hwsim.compile.panels import Operand, Section
@@ -55,7 +55,7 @@ class Product:
         epilogue: Elementwise tree; leaf 0 is the rescaled sum, leaf 1.. are ``operands``.
         operands: Epilogue operands.
         row_terms: Whether an int32 per row is added to the accumulators (zero point of the right operand).
-        parallel: Whether panels are spread over threads.
+        units: Cores it is spread over.
         vectorized_scale: One scale for each packed lane; else one for all.
     """
 
@@ -75,7 +75,7 @@ class Product:
     operands: tuple[Operand, ...] = ()
     row_terms: bool = False
     vectorized_scale: bool = True
-    parallel: bool = False
+    units: int = 1
     raw: bool = False
     permuted: bool = False
     tile_rows: int = 0
@@ -158,7 +158,9 @@ class Product:
 
     def build(self, name: str, isa: Isa) -> PrimFunc:
         """The kernel for ``isa``."""
-        return ProductCode(name, self, self.machine(isa)).write()
+        code = Code(name)
+        ProductCode(code, self, self.machine(isa)).write()
+        return code.function()
 
     def machine(self, isa: Isa) -> Isa:
         """The variant of ``isa`` that multiplies these activations."""

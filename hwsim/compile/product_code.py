@@ -2,10 +2,11 @@
 # pyright: basic
 # TVM ships no type stubs for its expression classes.
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hwsim.compile.builder import Code, PrimFunc, broadcast, constant, store_lanes, tirx, vector
+from hwsim.compile.builder import Code, broadcast, constant, store_lanes, tirx, vector
 from hwsim.compile.expr import Evaluator
 from hwsim.compile.isa import Isa, dot, load_activations, permute, rounded
 from hwsim.compile.panels import Section
@@ -19,54 +20,66 @@ _CACHED_BYTES = 400_000  # of activations: they stay in a second-level cache bes
 class ProductCode:
     """Writes the loops of one `Product`."""
 
-    def __init__(self, name: str, product: "Product", isa: Isa) -> None:
-        self.product, self.isa = product, isa
-        self.code = Code(name)
-        self.buffers = {n: self.code.parameter(n, size, t) for n, size, t in product.arguments(isa)}
+    def __init__(self, code: Code, product: "Product", isa: Isa, prefix: str = "") -> None:
+        self.product, self.isa, self.code = product, isa, code
+        self.buffers = {n: code.parameter(prefix + n, size, t) for n, size, t in product.arguments(isa)}
 
         weights = "float32" if product.floating else "int8"
         self._vector = vector("float32" if product.floating else "int32", isa.lanes)
         self._packed_vector = vector(weights, isa.lanes * isa.depth)
 
-    def write(self) -> PrimFunc:
-        """All loops."""
-        product = self.product
+    def write(self) -> None:
+        """All loops, spread over the units at one level: batch entries, else rows, else panels."""
+        product, units = self.product, self.product.units
         index: Any = 0
         bases: list[Any] = []
-        managers = []
-        for extent, _, _ in product.batch:
-            manager = self.code.loop(extent)
-            bases.append(manager.__enter__())
-            managers.append(manager)
-            index = index * extent + bases[-1]
-        block = product.row_block or self._row_block()
-        full, rest = divmod(product.rows, block)
+        with ExitStack() as stack:
+            for extent, _, _ in product.batch:
+                spread = units > 1 and not bases and extent >= units
+                bases.append(stack.enter_context(self.code.loop(extent, parallel=spread)))
+                index = index * extent + bases[-1]
+            place = (index, bases)
+            if units == 1 or (product.batch and product.batch[0][0] >= units):
+                self._rows(place, 0, product.rows)
+                return
+            tile = self._tile_rows(max(section.vectors for section in product.sections))
+            share = product.rows // units // tile * tile
+            if share >= 2 * tile:
+                with self.code.loop(units, parallel=True) as unit:
+                    self._rows(place, unit * share, share)
+            else:
+                share = 0
+            if product.rows > share * units:
+                rest = tirx.const(share * units, "int32")
+                self._sections(place, (rest, product.rows - share * units), spread=True)
+
+    def _rows(self, place: tuple[Any, list[Any]], first: Any, count: int) -> None:
+        """Some rows in blocks that stay in the cache while all panels pass over them."""
+        block = self.product.row_block or self._row_block(count)
+        full, rest = divmod(count, block)
         if full:
             with self.code.loop(full) as turn:
-                self._sections(index, bases, (turn * block, block))
+                self._sections(place, (first + turn * block, block))
         if rest:
-            self._sections(index, bases, (tirx.const(full * block, "int32"), rest))
-        for manager in reversed(managers):
-            manager.__exit__(None, None, None)
-        return self.code.function()
+            self._sections(place, (first + full * block, rest))
 
-    def _row_block(self) -> int:
-        """Rows whose activations stay in the cache while all panels pass over them."""
+    def _row_block(self, count: int) -> int:
+        """Rows of a block."""
         product = self.product
         rows = _CACHED_BYTES // max(1, product.run * product.tap_count * (1 if self.isa.depth > 1 else 4))
         tile = self._tile_rows(max(section.vectors for section in product.sections))
-        if product.taps or product.rows <= rows or rows < 4 * tile:
-            return product.rows
-        blocks = -(-product.rows // rows)
-        return -(-product.rows // (blocks * tile)) * tile
+        if product.taps or count <= rows or rows < 4 * tile:
+            return count
+        return -(-count // (-(-count // rows) * tile)) * tile
 
-    def _sections(self, batch_index: Any, batch: list[Any], rows: tuple[Any, int]) -> None:
+    def _sections(self, where: tuple[Any, list[Any]], rows: tuple[Any, int], spread: bool = False) -> None:
         """All panels of one batch entry over some of its rows."""
         product, isa = self.product, self.isa
+        batch_index, batch = where
         entry_bytes = product.weight_bytes(isa) // product.batches
         first_byte, first_vector, first_slot = 0, 0, 0
         for section in product.sections:
-            with self.code.loop(section.panels, parallel=product.parallel and section.panels > 1) as panel:
+            with self.code.loop(section.panels, parallel=spread and section.panels > 1) as panel:
                 place = _Place(
                     section,
                     batch_index,

@@ -63,10 +63,11 @@ def integer_proof(program: Program, isa: Isa) -> IntegerProof:
 @cache
 def weight_multiplications(kernel: Kernel, isa: Isa) -> frozenset[str]:
     """Types of all multiplications, in the compiled code, that a load of the weights flows into."""
-    if not any(name == "weights" for name, _, _ in kernel.arguments(isa)):
+    weights = {name for name, _, _ in kernel.arguments(isa) if name.endswith("weights")}
+    if not weights:
         return frozenset()
     function = kernel.build("proof", isa)
-    tainted = {"weights"}
+    tainted = weights
     types: set[str] = set()
     # Names are unique in a kernel and bound before they are used, so one walk in order sees every flow.
     for node in _walk(function.body):

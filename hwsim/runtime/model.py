@@ -12,7 +12,9 @@ import ctypes
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -57,6 +59,18 @@ def read_params(path: Path) -> tuple[np.ndarray, str]:
     return raw[start:], hashlib.sha256(content.data).hexdigest()
 
 
+def _load_thread_pool(library: Path, threads: int) -> None:
+    """The runtime with the thread pool, once in a process: a second copy would abort it."""
+    import tvm_ffi
+
+    os.environ.setdefault("TVM_NUM_THREADS", str(threads))
+    os.environ.setdefault(
+        "TVM_BIND_THREADS", "0"
+    )  # units run on threads of ours too: leave cores to the system
+    if tvm_ffi.get_global_func("ffi.Module.load_from_bytes.const_loader", allow_missing=True) is None:
+        ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
+
+
 def schedule(units: list[int]) -> list[list[list[int]]]:
     """Steps as blocks of lanes: neighbouring steps with a unit form a block, one lane for each unit.
 
@@ -84,8 +98,7 @@ class Model:
         self.inputs = tuple(Port(p["name"], tuple(p["shape"]), p["dtype"]) for p in program["inputs"])
         self.outputs = tuple(Port(p["name"], tuple(p["shape"]), p["dtype"]) for p in program["outputs"])
         if "libtvm_runtime.so" in manifest["files"]:
-            os.environ.setdefault("TVM_NUM_THREADS", str(manifest["threads"]))
-            ctypes.CDLL(str(directory / "libtvm_runtime.so"), ctypes.RTLD_GLOBAL)
+            _load_thread_pool(directory / "libtvm_runtime.so", manifest["threads"])
         self._module = tvm_ffi.load_module(str(directory / "module.so"))
         self._arena = allocate(program["arena_bytes"])
         self._params, digest = read_params(directory / "params.safetensors")
@@ -147,10 +160,35 @@ class Model:
                 raise UserError(f"input {port.name}: type {array.dtype}, the model takes {port.dtype}")
             place[:] = array.reshape(-1)
 
+    @property
+    def units(self) -> int:
+        """Cores that one inference uses."""
+        return int(self.manifest["threads"])
+
+    @contextmanager
+    def on_one_core(self) -> Iterator[None]:
+        """Run everything on the calling thread, for comparison: same kernels, same bits."""
+        import tvm_ffi
+
+        configure = tvm_ffi.get_global_func("runtime.config_threadpool", allow_missing=True)
+        pool, self._pool = self._pool, None
+        if configure is not None:
+            configure(1, 1)
+        try:
+            yield
+        finally:
+            self._pool = pool
+            if configure is not None:
+                configure(1, self.units)
+
     def run(self) -> None:
         """Execute all kernels on the inputs that were set; lanes of a block on threads of their own."""
         for own, *others in self._schedule:
-            waiting = [self._pool.submit(self._run_lane, lane) for lane in others if self._pool]
+            if self._pool is None:
+                for lane in (own, *others):
+                    self._run_lane(lane)
+                continue
+            waiting = [self._pool.submit(self._run_lane, lane) for lane in others]
             self._run_lane(own)
             for future in waiting:
                 future.result()

@@ -1,13 +1,17 @@
 """Compile: a plan, a scheme or a saved quantized model to an artifact that runs without torch."""
 
+import contextlib
+import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwsim.errors import UserError
-from hwsim.stages.quantize import QuantizeRequest, SourceRecord, run_quantize
+from hwsim.stages.quantize import QuantizeRequest, SourceRecord, read_plan, run_quantize
+from hwsim.target.load import load_target
 
 if TYPE_CHECKING:
     from hwsim.model.load import LoadedModel
@@ -22,7 +26,8 @@ class CompileRequest:
 
     output_dir: Path
     isa: str = "host"
-    threads: int = 1
+    threads: int | None = None
+    """Cores of one inference; None: what the plan uses, else one."""
     plan: Path | None = None
     scheme: str | None = None
     quantized: Path | None = None
@@ -42,23 +47,35 @@ class CompileResult:
     directory: Path
     manifest: dict[str, Any] = field(default_factory=dict[str, Any])
 
+    def _repr_html_(self) -> str:
+        from hwsim.report import notebook
+
+        known = {
+            "directory": self.directory,
+            "machine": self.manifest["machine"]["name"],
+            "kernels": self.manifest["kernels"],
+            "in integer (% of MACs)": f"{100 * self.manifest['integer']['integer_share']:.2f}",
+        }
+        return notebook.facts(self.manifest["model"], known) + notebook.items(self.manifest["remarks"])
+
 
 def run_compile(request: CompileRequest, progress: Progress | None = None) -> CompileResult:
     """Quantize (unless a quantized model is given), lower, build, write."""
     if sum(x is not None for x in (request.plan, request.scheme, request.quantized)) != 1:
         raise UserError("hwsim compile: give one of --plan plan.json, --scheme w8a8, --quantized DIRECTORY")
-    if request.threads > 1 and request.isa != "host":
+    if (request.threads or 1) > 1 and request.isa != "host":
         raise UserError(
             "--threads: the thread pool is shipped for this machine only; compile with --isa host"
         )
+    units, ways = _units(request)
     # The compiler brings its own LLVM; importing it before torch's other libraries is the order that works.
     from hwsim.compile.artifact import write_artifact
     from hwsim.compile.isa import named_isa
-    from hwsim.compile.lower import lower
+    from hwsim.compile.lower_ensemble import lower_model
 
     isa = named_isa(request.isa)
     model, quantized, record = _quantized(request)
-    program = lower(quantized.integer(), isa, parallel=request.threads > 1)
+    program = lower_model(quantized, isa, units=units, ways=ways)
 
     def report(done: int, total: int) -> None:
         if progress is not None:
@@ -75,13 +92,38 @@ def run_compile(request: CompileRequest, progress: Progress | None = None) -> Co
             "quantized_sha256": record.quantized_sha256,
             "range_source": record.range_source,
             "remarks": list(record.remarks),
+            "units": {"count": units, "predictors": _predictors(quantized), "ways": Counter(ways.values())},
             "preprocess": {k: v for k, v in model.data_config.items() if _plain(v)},
         },
         plan=None if request.plan is None else request.plan.read_text(encoding="utf-8"),
-        threads=request.threads,
+        threads=units,
         progress=report,
     )
     return CompileResult(request.output_dir, manifest)
+
+
+def _units(request: CompileRequest) -> tuple[int, dict[str, str]]:
+    """Cores of one inference, and for each layer of a plan how it uses them."""
+    if request.plan is None:
+        return request.threads or 1, {}
+    plan = read_plan(request.plan)
+    ways = {layer.name: str(layer.way) for layer in plan.layers}
+    if request.threads is not None or request.isa != "host":
+        return request.threads or 1, ways
+    wanted, cores = 1, os.cpu_count() or 1
+    if plan.ensemble is not None:
+        wanted = plan.ensemble.units
+    elif set(ways.values()) - {"single"}:
+        wanted = cores
+        with contextlib.suppress(UserError):  # the plan names a device; its descriptor may not be at hand
+            wanted = load_target(plan.target).units.count
+    return min(wanted, cores), ways
+
+
+def _predictors(quantized: "QuantizedModel") -> int:
+    from quant.ensemble import predictor_count
+
+    return predictor_count(quantized)
 
 
 def _quantized(request: CompileRequest) -> "tuple[LoadedModel, QuantizedModel, SourceRecord]":
