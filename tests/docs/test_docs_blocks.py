@@ -1,5 +1,7 @@
 """Every command and code block of the README and the documentation runs and prints what its page shows."""
 
+import contextlib
+import io
 import os
 import re
 import shutil
@@ -7,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.blocks import TUTORIAL_FILES, Page, blocks_of, same_line
+from tests.docs.blocks import TUTORIAL_FILES, Page, blocks_of, check, commands_of, same_line
 
 ROOT = Path(__file__).resolve().parents[2]
 GENERATED = ("_build", "reference")
 WRITTEN = [path for path in sorted((ROOT / "docs").rglob("*.md")) if path.parent.name not in GENERATED]
 PAGES = [ROOT / "README.md", *WRITTEN]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
-NOT_RUN = 0
+NOT_RUN = 3
 
 
 @pytest.fixture(scope="session")
@@ -99,3 +101,17 @@ def test_the_tests_that_the_pages_name_exist():
     }
     assert len(named) > 20
     assert sorted(named - written) == []
+
+
+def test_transcript_of_the_readme_is_that_of_the_committed_report():
+    from hwsim.cli import console
+    from hwsim.report.document import Report
+    from hwsim.report.terminal import print_report
+
+    report = Report.model_validate_json((ROOT / "reports" / "vit_b-edge_gpu" / "report.json").read_bytes())
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        print_report(report, console.out(), [])
+    blocks = blocks_of(PAGES[0].read_text(encoding="utf-8"))
+    (command,) = commands_of(next(block.text for block in blocks if "$ hwsim plan" in block.text))
+    check(printed.getvalue(), [line for line in command.shown if not line.startswith("files:")], command.text)

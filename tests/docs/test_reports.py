@@ -1,0 +1,103 @@
+"""The committed deployment reports are what today's code makes of them, timings and versions aside.
+
+All: the pages are renderings of their report.json, which belongs to the plan.json beside it; the descriptor is
+unchanged; the replay of the plan gives the reported figures. The cheap ones are planned again and compared.
+Figures are compared within a thousandth: another processor adds in another order.
+"""
+
+import json
+import math
+
+import pytest
+
+from benchmarks.deployment_reports import BEGIN, CASES, END, FILES, REPORTS, index
+from hwsim.report.document import Report
+from hwsim.report.render import to_html, to_markdown
+
+PLANNED_AGAIN = ("resnet18-fpga_int4", "deit_t-fpga_zu9eg")
+NOT_CONTENT = ("stages", "provenance")
+ALL = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+def report_of(case):
+    return Report.model_validate_json((REPORTS / case.name / "report.json").read_bytes())
+
+
+def close(found, expected, where=""):
+    """Equal documents, numbers within a thousandth of themselves."""
+    if isinstance(expected, dict):
+        assert sorted(found) == sorted(expected), where
+        for key, value in expected.items():
+            close(found[key], value, f"{where}.{key}")
+    elif isinstance(expected, list):
+        assert len(found) == len(expected), where
+        for position, (left, right) in enumerate(zip(found, expected, strict=True)):
+            close(left, right, f"{where}[{position}]")
+    elif isinstance(expected, float) or isinstance(found, float):
+        assert math.isclose(found, expected, rel_tol=1e-3, abs_tol=1e-12), f"{where}: {found}, {expected}"
+    else:
+        assert found == expected, where
+
+
+def test_there_are_six_and_vit_b_on_edge_gpu_is_the_first():
+    assert len(CASES) >= 6
+    assert CASES[0].name == "vit_b-edge_gpu"
+
+
+def test_the_index_is_current():
+    text = (REPORTS / "README.md").read_text(encoding="utf-8")
+    assert text.partition(BEGIN)[2].partition(END)[0].strip() == index()
+
+
+@ALL
+def test_files_belong_together(case):
+    folder = REPORTS / case.name
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    report = report_of(case)
+    assert (folder / "report.html").read_text(encoding="utf-8") == to_html(report)
+    assert (folder / "report.md").read_text(encoding="utf-8") == to_markdown(report)
+    plan = json.loads((folder / "plan.json").read_text())
+    assert report.provenance.command == case.command
+    assert plan["provenance"]["weights"] == report.provenance.weights
+    assert report.illustrative == report.provenance.weights.startswith("random")
+    own = next(row for row in report.comparison if row.chosen)
+    assert own.error == pytest.approx(plan["totals"]["error"])
+    assert report.validation.predicted_cycles == plan["totals"]["cycles"]
+
+
+@ALL
+def test_device_is_unchanged_and_the_replay_gives_the_reported_figures(case):
+    from hwsim.simulate.cycle import simulate_plan
+    from hwsim.simulate.graph_source import layer_graph
+    from hwsim.simulate.plan_file import assignments_of, read_plan
+    from hwsim.target.load import load_target
+
+    report, target = report_of(case), load_target(case.target)
+    assert report.provenance.target_sha256 == target.sha256
+    document = read_plan(REPORTS / case.name / "plan.json")
+    words = case.options.split()
+    sequence = int(words[words.index("--sequence") + 1]) if "--sequence" in words else None
+    graph = layer_graph(document.model, batch=1, sequence=sequence)
+    predictors = 1 if document.ensemble is None else document.ensemble.predictors
+    found = simulate_plan(graph, assignments_of(document), predictors, target)
+    own = next(row for row in report.comparison if row.chosen)
+    assert found.cycles == pytest.approx(own.cycles, rel=1e-6)
+    assert found.total_energy_pj * 1e-12 == pytest.approx(own.energy_joules, rel=1e-6)
+    assert found.bops == pytest.approx(own.bops)
+
+
+@pytest.mark.parametrize("name", PLANNED_AGAIN)
+def test_planned_again(name, tmp_path, monkeypatch):
+    from hwsim.cli.main import run
+
+    case = next(case for case in CASES if case.name == name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert run(["--quiet", *case.command.split()[1:]]) == 0
+    folder = tmp_path / "out" / case.name
+    for file in ("plan.json", "report.json"):
+        found = json.loads((folder / file).read_text())
+        expected = json.loads((REPORTS / name / file).read_text())
+        for part in (*NOT_CONTENT, "versions"):
+            found.pop(part, None), expected.pop(part, None)
+        close(found, expected, file)
