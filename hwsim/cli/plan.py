@@ -177,5 +177,15 @@ def _print_dry_run(request: PlanRequest, json: bool) -> None:
     if json:
         console.print_json(facts)
         return
-    for name, value in facts.items():
-        typer.echo(f"{name}: {value}")
+    from hwsim.units import format_quantity
+
+    memory = format_quantity(facts["peak_memory_bytes"], "bytes")
+    for line in (
+        f"model: {facts['model']}",
+        f"target: {facts['target']}",
+        f"work: {facts['products']} products, {format_quantity(facts['macs'], 'count')} multiply-accumulates",
+        f"schemes offered: {facts['schemes_offered']}",
+        f"estimate: about {facts['expected_seconds']:.0f} s on two x86 cores, {memory} of memory at most",
+        f"files: {', '.join(facts['files'])}",
+    ):
+        typer.echo(line)

@@ -26,7 +26,7 @@ def test_command_line_before_file_before_default(tmp_path, capsys):
     assert dry(capsys, "--config", str(file), "--target", "edge_gpu")["target"] == "edge_gpu"
     assert dry(capsys, "--target", "edge_gpu", "--config", str(file))["target"] == "edge_gpu"
     wide = dry(capsys, "--config", str(file), "--bits", "2,4,8")
-    assert wide["schemes offered"] > found["schemes offered"]  # bits: 8 of the file held before
+    assert wide["schemes_offered"] > found["schemes_offered"]  # bits: 8 of the file held before
 
 
 def test_every_flag_of_every_verb_can_stand_in_the_file(tmp_path):
