@@ -14,6 +14,7 @@ import typer
 from typer.main import get_command
 
 from hwsim.cli import (
+    bench,
     compile,
     console,
     doctor,
@@ -70,6 +71,7 @@ app.command("quantize")(quantize.quantize)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compile")(compile.compile_)
 app.command("run")(run_verb.run)
+app.command("bench")(bench.bench)
 app.command("simulate")(simulate.simulate)
 app.command("solve")(solve.solve)
 app.add_typer(target.app, name="target")

@@ -1,6 +1,7 @@
-"""``hwsim target``: list, show and validate device descriptors, print their schema."""
+"""``hwsim target``: list, show, validate and measure device descriptors, print their schema."""
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Device descriptors: list, show, validate, schema.\n\nExample: hwsim target show edge_gpu",
+    help="Device descriptors: list, show, validate, calibrate, schema.\n\nExample: hwsim target show edge_gpu",
 )
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -109,6 +110,45 @@ def validate(
             typer.echo(os.linesep.join(report["errors"]), err=True)
     if not all(report["valid"] for report in reports):
         raise typer.Exit(UserError.exit_code)
+
+
+@app.command()
+def calibrate(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Descriptor to write.")],
+    name: Annotated[str | None, typer.Option(help="Name of the device; default: the file's.")] = None,
+    threads: Annotated[
+        int, typer.Option(min=1, max=64, help="Cores that one inference uses, as in hwsim compile.")
+    ] = 1,
+    isa: Annotated[str, typer.Option(help="Machine: host, x86-avx2, aarch64-dotprod, ...")] = "host",
+    rpc: Annotated[
+        str | None, typer.Option(help="Measure behind a TVM RPC server, HOST:PORT, not here.")
+    ] = None,
+    key: Annotated[str, typer.Option(help="Key of the RPC server.")] = "",
+    json: Json = False,
+) -> None:
+    """Measure this machine (or one behind --rpc) with compiled kernels and write its descriptor.
+
+    Example: hwsim target calibrate -o my_host.yaml
+    """
+    from hwsim import files
+    from hwsim.measure.calibrate import calibrate_machine
+    from hwsim.measure.descriptor_file import descriptor_yaml
+    from hwsim.measure.remote import open_device
+
+    if rpc is not None and threads > 1:
+        raise UserError("--threads: behind --rpc one core is measured; leave --threads away")
+    device = open_device(rpc, key, isa)
+    found = calibrate_machine(
+        device, name or output.stem, threads, lambda text: console.log().print(f"calibrate: {text}")
+    )
+    command = f"hwsim target calibrate -o {output.name}" + (f" --threads {threads}" if threads > 1 else "")
+    files.write_text(output, descriptor_yaml(found.target, command, found.remarks()))
+    if json:
+        console.print_json(describe(found.target))
+        return
+    typer.echo(f"{output}: {found.target.description}")
+    for line in found.remarks():
+        typer.echo(f"  {line}")
 
 
 @app.command()

@@ -98,7 +98,13 @@ def product_kernel(
         activation_dtype=dtype,
     )  # fmt: skip
     activations = random.integers(0, 2**act_bits, m * k).astype(dtype)
-    return product, [activations, packed.weights, packed.initial(1, machine), packed.scales, np.zeros(m * n, np.float32)]
+    return product, [
+        activations,
+        packed.weights,
+        packed.initial(1, machine),
+        packed.scales,
+        np.zeros(m * n, np.float32),
+    ]
 
 
 def product_rate(device: Device, weight_bits: int | None, act_bits: int) -> tuple[float, Sample]:

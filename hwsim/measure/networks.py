@@ -10,9 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-IMAGE = (1, 3, 176, 176)
-TOKENS = 130
-WORDS = 40
+IMAGE = (1, 3, 208, 208)
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -97,8 +95,8 @@ class _TokenNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.patch = nn.Conv2d(3, 256, 16, 16)
-        self.position = nn.Parameter(torch.zeros(1, 121, 256))
-        self.first = _Block(256, 4, 121, 1024, nn.GELU())
+        self.position = nn.Parameter(torch.zeros(1, 169, 256))
+        self.first = _Block(256, 4, 169, 1024, nn.GELU())
         self.window = nn.Sequential(nn.LayerNorm(128), nn.Linear(128, 128))
         self.windows = _Block(128, 4, 36, 512, nn.GELU(), additive=True)
         self.widen = nn.Linear(128, 640)
@@ -108,7 +106,7 @@ class _TokenNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """An image to scores."""
         x = self.patch(image).flatten(2).transpose(1, 2) + self.position
-        x = self.first(x).reshape(1, 242, 128)
+        x = self.first(x).reshape(1, 338, 128)
         x = torch.cat([x, x], 1)[:, :468].reshape(13, 36, 128)
         x = self.windows(self.window(x)).reshape(1, 468, 128)[:, :242]
         return self.head(self.norm(self.second(self.widen(x)))[:, 0])

@@ -49,7 +49,9 @@ def _machine(sha256: str, held: _Held) -> Machine:
         engines=tuple(engines),
         levels=levels,
         vector_rates={kind: target.vector_rate(kind) for kind in VECTOR_KINDS},
-        vector_row_cycles=dict(target.vector.row_cycles) if target.vector else {},
+        vector_row_cycles={str(kind): n for kind, n in target.vector.row_cycles.items()}
+        if target.vector
+        else {},
         vector_pj=target.vector_pj,
         launch_cycles=target.layer_launch_cycles,
         sync_cycles=target.sync_cycles,

@@ -152,15 +152,21 @@ def prepared_inputs(layers: "Sequence[Layer]") -> dict[str, int]:
         for name in layer.inputs:
             readers[name] = readers.get(name, 0) + 1
     kinds = {layer.name: layer.kind for layer in layers}
-    return {
-        layer.name: sum(
-            math.prod(shape) * (GATHERED if name.startswith("input:") and layer.conv is not None else 1)
-            for name, shape in zip(layer.inputs, layer.input_shapes, strict=False)
-            if readers[name] > 1 or kinds.get(name, "matmul") == "matmul"
-        )
-        for layer in layers
-        if layer.kind in PRODUCT_KINDS
-    }
+    done: set[tuple[str, str]] = set()
+    found: dict[str, int] = {}
+    for layer in layers:
+        if layer.kind not in PRODUCT_KINDS:
+            continue
+        found[layer.name] = 0
+        for name, shape in zip(layer.inputs, layer.input_shapes, strict=False):
+            ready = readers[name] == 1 and kinds.get(name, "matmul") != "matmul"
+            if ready or (name, layer.kind) in done:  # the second layer that reads a tensor finds its codes
+                continue
+            if layer.kind != "matmul":
+                done.add((name, layer.kind))
+            image = name.startswith("input:") and layer.conv is not None
+            found[layer.name] += math.prod(shape) * (GATHERED if image else 1)
+    return found
 
 
 def weight_elements(layer: "Layer") -> int:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from hwsim.target.schema import Target
 
 FUSED_KINDS = frozenset({"activation", "add", "mul"})
-SMOOTH = frozenset("gelu silu tanh sigmoid exp erf elu selu celu mish softplus log logsigmoid log_sigmoid glu".split())
+SMOOTH = frozenset(
+    {"gelu", "silu", "tanh", "sigmoid", "exp", "erf", "elu", "selu", "celu", "mish", "softplus", "log", "glu"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,9 @@ def vector_cost(
     """Cost of one operator on at most ``units`` units (default: all)."""
     available = machine.units if units is None else units
     kind = "smooth" if layer.kind == "activation" and layer.op in SMOOTH else layer.kind
-    rate = machine.vector_rates.get(kind, machine.vector_rates.get(layer.kind, machine.vector_rates.get("other", 1.0)))
+    rate = machine.vector_rates.get(
+        kind, machine.vector_rates.get(layer.kind, machine.vector_rates.get("other", 1.0))
+    )
     work = layer.elements / rate + machine.vector_row_cycles.get(layer.kind, 0.0) * rows(layer)
     moved = vector_elements(layer) * machine.stored_bits(act_bits) / 8
     level = machine.levels[home]

@@ -1,0 +1,131 @@
+"""Predicted against measured: the simulator on a descriptor, and the kernels of an artifact on the device."""
+
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hwsim.errors import UserError
+from hwsim.measure.device import ROUNDS, Device, Sample
+from hwsim.measure.layers import Group, grouped, predicted
+
+if TYPE_CHECKING:
+    from hwsim.model.graph import LayerGraph
+    from hwsim.simulate.simulation import Simulation
+    from hwsim.target.schema import Target
+
+
+@dataclass(frozen=True)
+class LayerBench:
+    """One measured layer (with the vector work counted to it): seconds predicted and measured."""
+
+    name: str
+    kind: str
+    predicted: float
+    measured: Sample
+
+    @property
+    def error(self) -> float:
+        """(predicted − measured) / measured."""
+        return self.predicted / self.measured.median - 1
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A compiled model on a device, layer by layer and whole."""
+
+    model: str
+    device: str
+    target: str
+    layers: tuple[LayerBench, ...]
+    predicted: float
+    measured: Sample
+
+    @property
+    def error(self) -> float:
+        """(predicted − measured) / measured of the whole inference."""
+        return self.predicted / self.measured.median - 1
+
+    @property
+    def median_layer_error(self) -> float:
+        """Median of the layers' absolute errors."""
+        return statistics.median(abs(layer.error) for layer in self.layers) if self.layers else 0.0
+
+    def document(self) -> dict[str, Any]:
+        """As plain data, times in seconds."""
+        return {
+            "model": self.model, "device": self.device, "target": self.target,
+            "predicted_seconds": self.predicted, "measured_seconds": self.measured.median,
+            "measured_low": self.measured.low, "measured_high": self.measured.high, "error": self.error,
+            "median_layer_error": self.median_layer_error,
+            "layers": [
+                {"name": layer.name, "kind": layer.kind, "predicted_seconds": layer.predicted,
+                 "measured_seconds": layer.measured.median, "error": layer.error}
+                for layer in self.layers
+            ],
+        }  # fmt: skip
+
+
+def run_bench(
+    artifact: Path, target: "Target", device: Device, scheme: str | None = None, rounds: int = ROUNDS
+) -> Bench:
+    """Simulate what the artifact holds, run it, and set both side by side."""
+    manifest = read_manifest_document(artifact)
+    graph = artifact_graph(artifact, manifest)
+    simulation = simulate_artifact(artifact, manifest, graph, target, scheme)
+    times = device.artifact(artifact, rounds)
+    groups = grouped(graph.layers, {name: sample.median for name, sample in times.layers.items()})
+    layers = tuple(
+        LayerBench(group.name, group.kind, seconds, _sample(group, times.layers[group.name]))
+        for group, seconds in zip(groups, predicted(groups, simulation), strict=True)
+    )
+    return Bench(
+        str(manifest.get("model", "")), device.name, target.name, layers, simulation.seconds, times.total
+    )
+
+
+def _sample(group: Group, sample: Sample) -> Sample:
+    """The layer's own sample, moved to the group's seconds."""
+    share = group.measured / sample.median if sample.median else 1.0
+    return Sample(sample.median * share, sample.low * share, sample.high * share, sample.rounds)
+
+
+def read_manifest_document(artifact: Path) -> dict[str, Any]:
+    """The manifest as it stands; files are checked where they are run."""
+    path = artifact / "manifest.json"
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot read; name a folder made by hwsim compile") from error
+    return document
+
+
+def artifact_graph(artifact: Path, manifest: dict[str, Any]) -> "LayerGraph":
+    """The network's layers: ``graph.json`` in the artifact, else exported anew from the model's name."""
+    from hwsim.model.graph import LayerGraph
+    from hwsim.simulate.graph_source import layer_graph
+
+    path = artifact / "graph.json"
+    if path.is_file():
+        return LayerGraph.from_json(path.read_text(encoding="utf-8"))
+    shape = manifest["inputs"][0]["shape"] if manifest.get("inputs") else [1]
+    sequence = int(shape[1]) if len(shape) == 2 else None
+    return layer_graph(str(manifest["model"]), batch=int(shape[0]), sequence=sequence)
+
+
+def simulate_artifact(
+    artifact: Path, manifest: dict[str, Any], graph: "LayerGraph", target: "Target", scheme: str | None
+) -> "Simulation":
+    """The artifact's plan, or its one scheme, on the described device."""
+    from hwsim.simulate.cycle import simulate_plan, simulate_scheme
+    from hwsim.simulate.plan_file import assignments_of, read_plan
+    from quant.scheme import Scheme
+
+    plan = artifact / "plan.json"
+    if scheme is None and plan.is_file():
+        document = read_plan(plan)
+        predictors = 1 if document.ensemble is None else document.ensemble.predictors
+        return simulate_plan(graph, assignments_of(document), predictors, target)
+    named = scheme or str(manifest.get("scheme") or "w8a8")
+    return simulate_scheme(graph, Scheme.parse(named), target)
