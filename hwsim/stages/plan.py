@@ -140,9 +140,10 @@ def preview(request: PlanRequest) -> dict[str, Any]:
         "model": model.resolved,
         "target": target.name,
         "products": len(products),
-        "multiply-accumulates": model.graph.total_macs,
-        "schemes offered": sum(len(schemes) for schemes in offered),
-        "peak memory estimate (bytes)": int(3 * weight_bytes + gradient + 700 * 2**20),
+        "macs": model.graph.total_macs,
+        "schemes_offered": sum(len(schemes) for schemes in offered),
+        "expected_seconds": round(sum(expected_seconds(request, model.graph).values()), 1),
+        "peak_memory_bytes": int(3 * weight_bytes + gradient + 700 * 2**20),
         "files": [str(request.output_dir / name) for name in _FILES],
     }
 
