@@ -6,33 +6,21 @@ from typing import Annotated, Any
 import typer
 
 from hwsim import config
-from hwsim.cli import complete, console
+from hwsim.cli import console, options
+from hwsim.cli.progress import stage_progress
 from hwsim.errors import UserError
 from hwsim.stages.quantize import QuantizeRequest, QuantizeResult, run_quantize
 
 
 def quantize(
     context: typer.Context,
-    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Directory to write.")],
-    plan: Annotated[Path | None, typer.Option(help="A plan.json that hwsim plan wrote.")] = None,
-    scheme: Annotated[
-        str | None,
-        typer.Option(help="Instead of a plan: one scheme for all layers, for example w4a8.o2.g50."),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            autocompletion=complete.models,
-            help="Model; default: the one the plan was made for.",
-        ),
-    ] = None,
-    weights: Annotated[Path | None, typer.Option(help="Weights: .safetensors, or .pth without code.")] = None,
-    calibration_data: Annotated[
-        str | None, typer.Option(help="Folder or .zip of images, .npz, .txt, or FILE.py:FUNCTION.")
-    ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Calibration samples to use.")] = 64,
+    output_dir: options.OutputDir,
+    plan: options.PlanFile = None,
+    scheme: options.SchemeName = None,
+    model: options.ModelName = None,
+    weights: options.WeightsFile = None,
+    calibration_data: options.CalibrationData = None,
+    samples: options.Samples = 64,
     range_method: Annotated[
         str, typer.Option(help="Activation ranges from calibration: minmax, percentile or mse.")
     ] = "mse",
@@ -44,10 +32,8 @@ def quantize(
         typer.Option(help="Methods to fit, for example repquant+bc; default: those of the plan or scheme."),
     ] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="For text: tokenizer.json or its folder.")] = None,
-    sequence: Annotated[
-        int | None, typer.Option(min=1, help="Tokens per sample of a language model.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of random weights and synthetic inputs.")] = 0,
+    sequence: options.Sequence = None,
+    seed: options.Seed = 0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Quantize a model as planned and save it: 4-bit weights take 4 bits.
@@ -59,7 +45,7 @@ def quantize(
         raise UserError(f"--range-method {range_method!r}: choose minmax, percentile or mse")
     if dynamic and calibration_data is None:
         console.log().print("attention products keep static ranges, here from synthetic inputs")
-    with config.kept(output_dir, "quantize", console.flags(context)):
+    with config.kept(output_dir, "quantize", console.flags(context)), stage_progress() as bar:
         result = run_quantize(
             QuantizeRequest(
                 output_dir=output_dir,
@@ -75,7 +61,8 @@ def quantize(
                 tokenizer=tokenizer,
                 sequence=sequence,
                 seed=seed,
-            )
+            ),
+            bar.reach,
         )
     document = summary(result)
     if json:

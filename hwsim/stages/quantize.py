@@ -6,7 +6,7 @@ load them again. Same inputs and seed give the same bytes.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -30,6 +30,8 @@ SOURCE = "source.json"
 PD_CHECKPOINT = "pd.part"
 """State of a running PD-Quant in the output directory: the same command continues a killed run."""
 SCHEMA = "hwsim-quantized-source"
+Watch = Callable[[str, str, float], None]
+"""Told the phase of a recipe, what it is at, and the share of the phase that is done."""
 RangeMethod = Literal["minmax", "percentile", "mse"]
 
 
@@ -112,7 +114,7 @@ class QuantizeResult:
         return notebook.facts(record.model, known) + notebook.items(record.remarks)
 
 
-def run_quantize(request: QuantizeRequest) -> QuantizeResult:
+def run_quantize(request: QuantizeRequest, watch: Watch | None = None) -> QuantizeResult:
     """Load, place quantizers, round, save."""
     from hwsim.model.load import load_model
     from quant.ensemble import with_ensemble
@@ -133,7 +135,7 @@ def run_quantize(request: QuantizeRequest) -> QuantizeResult:
     else:
         assignment, holds = plan_assignment(plan, model)
     samples = _samples(request, model, batch)
-    made = _quantize(request, model, assignment, samples)
+    made = _quantize(request, model, assignment, samples, watch)
     quantized = with_ensemble(made.model, holds)
     digest = quantized.save(request.output_dir)
     record = SourceRecord(
@@ -142,7 +144,7 @@ def run_quantize(request: QuantizeRequest) -> QuantizeResult:
         weights_file=None if request.weights is None else str(request.weights.resolve()),
         sequence=request.sequence,
         seed=request.seed,
-        range_source=samples.source,
+        range_source=made.model.range_source,
         range_method=made.range_method,
         calibration=None if samples.record is None else asdict(samples.record),
         quantized_sha256=digest,
@@ -234,20 +236,30 @@ def _samples(request: QuantizeRequest, model: "LoadedModel", batch: int) -> _Sam
 
 
 def _quantize(
-    request: QuantizeRequest, model: "LoadedModel", assignment: Mapping[str, Scheme], samples: _Samples
+    request: QuantizeRequest,
+    model: "LoadedModel",
+    assignment: Mapping[str, Scheme],
+    samples: _Samples,
+    watch: Watch | None,
 ) -> _Made:
     """Plain rounding on observed ranges, or the methods of a recipe."""
+    from quant.data_free import data_free_ranges
+    from quant.moments import data_free_moments
     from quant.observe import observe_moments, observe_ranges
     from quant.qmodel import QuantizeOptions, quantize
 
     recipe = _recipe(request, assignment)
     if recipe:
-        return _with_recipe(request, model, assignment, samples, recipe)
+        return _with_recipe(request, model, assignment, samples, recipe, watch or _nobody)
     # Synthetic extremes are a guess already: clipping them further would only add to it.
     method = request.range_method if samples.record is not None else "minmax"
     ranges = observe_ranges(model.module, assignment, samples.batches, method=method, source=samples.source)
     by_column = [name for name, scheme in assignment.items() if scheme.axis == "columns"]
-    moments = observe_moments(model.module, by_column, samples.batches) if by_column else None
+    moments = observe_moments(model.module, by_column, samples.batches) if by_column else {}
+    if samples.record is None:
+        ranges = data_free_ranges(model.module, assignment, ranges)
+        known = data_free_moments(model.module) if by_column else {}
+        moments |= {name: known[name].second.float() for name in by_column if name in known}
     options = QuantizeOptions(act_kind="dynamic" if request.dynamic else "static")
     made = quantize(model.module, assignment, ranges=ranges, moments=moments, options=options)
     return _Made(made, method)
@@ -273,6 +285,7 @@ def _with_recipe(
     assignment: Mapping[str, Scheme],
     samples: _Samples,
     recipe: str,
+    watch: Watch,
 ) -> _Made:
     from hwsim.stages.recipe import read_recipe
     from quant.pipeline import PolishContext, run_recipe
@@ -283,8 +296,21 @@ def _with_recipe(
         )
     wanted = read_recipe(recipe)
     checkpoint = request.output_dir / PD_CHECKPOINT
-    context = PolishContext(model.batch_norms, checkpoint)
-    result = run_recipe(model.module, dict(assignment), samples.batches, wanted, polish=context)
+
+    def at_layer(name: str, done: int, total: int) -> None:
+        watch("calibrating", name, done / total)
+
+    def at_unit(name: str, done: int, units: int, iteration: int, iterations: int) -> None:
+        watch("PD-Quant", name, (done + iteration / iterations) / units)
+
+    result = run_recipe(
+        model.module,
+        dict(assignment),
+        samples.batches,
+        wanted,
+        progress=at_layer,
+        polish=PolishContext(model.batch_norms, checkpoint, at_unit),
+    )
     checkpoint.unlink(missing_ok=True)
     return _Made(
         replace(result.quantized_model(), range_source=samples.source),
@@ -295,12 +321,20 @@ def _with_recipe(
     )
 
 
+def _nobody(phase: str, detail: str, share: float) -> None:
+    """Watches nothing."""
+
+
 def _remarks(model: "LoadedModel", samples: _Samples, made: _Made) -> tuple[str, ...]:
     """What a reader of the figures has to know."""
     found: list[str] = []
     if model.illustrative:
         found.append("random weights: figures are illustrative")
-    if samples.source == "synthetic":
+    if made.model.range_source == "data-free":
+        found.append(
+            "no calibration data: activation ranges come from the norms, elsewhere from synthetic inputs"
+        )
+    elif samples.source == "synthetic":
         found.append("no calibration data: activation ranges come from synthetic inputs")
     dropped = [str(verdict["item"]) for verdict in made.referee if not verdict["kept"]]
     if dropped:

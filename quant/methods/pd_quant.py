@@ -8,6 +8,7 @@ batch-norm memory it is QDrop. State is written to one checkpoint file; a killed
 # torch's stubs leave most tensor methods untyped.
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from quant.methods.distribution_correction import BatchNormMemory, correct_input
 from quant.methods.graph_units import Unit, UnitPlan, cut_into_units
 from quant.methods.interpret import GraphRunner, Placement, value_of_terms
 from quant.methods.pd_options import PdOptions
+from quant.methods.pd_polish import PolishData, polish
 from quant.methods.pd_training import UnitData, UnitTraining, hard_placement, start_training, train_unit
 from quant.methods.prediction_loss import prediction_difference
 
@@ -104,7 +106,20 @@ class _Run:
                 else:
                     self._train(number, unit, streams, logits, resume)
                 streams = self._advance(unit, streams)
+            if self.options.polish and math.isfinite(self.options.lambda_r):
+                self._polish(logits)
         return Calibrated(self.calibrated.module, self.placement, self.notes)
+
+    def _polish(self, logits: Tensor) -> None:
+        done, whole = len(self.plan.units), len(self.plan.units) + 1
+
+        def after_step(iteration: int) -> None:
+            if self.progress is not None:
+                self.progress("polish", done, whole, iteration, self.options.polish)
+
+        data = PolishData(self.inputs, logits, self.size, self.held)
+        self.placement, before, after = polish(self.runner, self.placement, data, self.options, after_step)
+        self.notes["pd polish"] = f"held-out difference {before:.5g} -> {after:.5g}"
 
     # data
 

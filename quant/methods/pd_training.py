@@ -33,7 +33,7 @@ class LearnedScale:
     grid: ActQuantizer
     scale: Tensor
     drop: float
-    generator: torch.Generator
+    generator: torch.Generator | None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Quantize and dequantize; while dropping, elements keep their float value at random."""
@@ -56,15 +56,18 @@ class UnitTraining:
     generator: torch.Generator
     optimizers: tuple[torch.optim.Adam, ...]
     iteration: int = 0
+    carried: list[Tensor] = field(default_factory=list[Tensor])
+    """Last gradient of the prediction difference; it stands until the next evaluation."""
 
     def state(self) -> dict[str, Tensor]:
         """Tensors that, with the iteration number, continue the run bit for bit."""
         tensors = {f"alpha.{name}": variable.alpha.detach() for name, variable in self.rounding.items()}
         tensors |= {f"scale.{key}": scale.scale.detach() for key, scale in self.scales.items()}
         tensors |= {f"bias.{name}": bias.detach() for name, bias in self.biases.items()}
+        tensors |= {f"carried.{index}": gradient for index, gradient in enumerate(self.carried)}
         tensors["generator"] = self.generator.get_state()
         for number, optimizer in enumerate(self.optimizers):
-            for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
+            for index, parameter in enumerate(_parameters(optimizer)):
                 for key, value in optimizer.state.get(parameter, {}).items():
                     tensors[f"adam{number}.{index}.{key}"] = value
         return {name: tensor.clone() for name, tensor in tensors.items()}
@@ -72,6 +75,8 @@ class UnitTraining:
     def restore(self, iteration: int, tensors: Mapping[str, Tensor]) -> None:
         """Continue where `state` was taken."""
         self.iteration = iteration
+        count = sum(name.startswith("carried.") for name in tensors)
+        self.carried = [tensors[f"carried.{index}"].clone() for index in range(count)]
         with torch.no_grad():
             for name, variable in self.rounding.items():
                 variable.alpha.copy_(tensors[f"alpha.{name}"])
@@ -81,13 +86,17 @@ class UnitTraining:
                 bias.copy_(tensors[f"bias.{name}"])
         self.generator.set_state(tensors["generator"])
         for number, optimizer in enumerate(self.optimizers):
-            for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
+            for index, parameter in enumerate(_parameters(optimizer)):
                 prefix = f"adam{number}.{index}."
                 found = {
                     k.removeprefix(prefix): v.clone() for k, v in tensors.items() if k.startswith(prefix)
                 }
                 if found:
                     optimizer.state[parameter] = found
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def start_training(
@@ -99,6 +108,7 @@ def start_training(
     rounding: dict[str, RoundingVariable] = {}
     scales: dict[str, LearnedScale] = {}
     biases: dict[str, Tensor] = {}
+    relative = options.relative_scale_rate
     for product in unit.products:
         layer = placement.layers.get(product.name)
         if layer is None:
@@ -107,21 +117,25 @@ def start_training(
             rounding[product.name] = rounding_variable(
                 attribute(runner.module, str(product.weight)), layer.terms
             )
-        if options.learn_bias and layer.terms:
-            biases[product.name] = _bias(runner, product, layer).requires_grad_()
+        if options.learning_rate_bias > 0 and layer.terms:
+            biases[product.name] = current_bias(runner, product, layer).requires_grad_()
         for key in layer.inputs:
             grid = placement.activations.get(key) if key is not None else None
             if key is not None and isinstance(grid, ActQuantizer) and key not in done:
                 scale = torch.tensor(grid.scale, requires_grad=True)
                 scales[key] = LearnedScale(grid, scale, options.drop_inside, generator)
     optimizers = [torch.optim.Adam([v.alpha for v in rounding.values()], lr=options.learning_rate_rounding)]
-    if scales or biases:
-        learned = [*(scale.scale for scale in scales.values()), *biases.values()]
-        optimizers.append(torch.optim.Adam(learned, lr=options.learning_rate_scale))
+    groups = [
+        {"params": [s.scale], "initial_lr": options.learning_rate_scale * (s.grid.scale if relative else 1.0)}
+        for s in scales.values()
+    ]
+    groups += [{"params": [bias], "initial_lr": options.learning_rate_bias} for bias in biases.values()]
+    if groups:
+        optimizers.append(torch.optim.Adam(groups))
     return UnitTraining(unit, options, rounding, scales, biases, generator, tuple(optimizers))
 
 
-def _bias(runner: GraphRunner, product: Product, layer: PlacedLayer) -> Tensor:
+def current_bias(runner: GraphRunner, product: Product, layer: PlacedLayer) -> Tensor:
     """A copy of the bias a layer has now, zeros where it has none."""
     if layer.bias is not None:
         return layer.bias.detach().clone()
@@ -140,16 +154,19 @@ def add_gradients(training: UnitTraining, local: Tensor, difference: Tensor | No
     biases, which can express such a shift without harm to the reconstruction, receive all of it.
     """
     local.backward(retain_graph=difference is not None)
-    if difference is None:
-        return
     rounding = [variable.alpha for variable in training.rounding.values()]
     learned = [*rounding, *(scale.scale for scale in training.scales.values()), *training.biases.values()]
-    found = torch.autograd.grad(difference, learned, allow_unused=True)
-    gradients = [torch.zeros_like(v) if g is None else g for v, g in zip(learned, found, strict=True)]
-    size, share, factor = _norm(gradients[: len(rounding)]), training.options.difference_share, 1.0
+    if difference is not None:
+        found = torch.autograd.grad(difference, learned, allow_unused=True)
+        training.carried = [
+            torch.zeros_like(v) if g is None else g for v, g in zip(learned, found, strict=True)
+        ]
+    if not training.carried:
+        return
+    size, share, factor = _norm(training.carried[: len(rounding)]), training.options.difference_share, 1.0
     if math.isfinite(share) and size > 0:
         factor = min(1.0, share * _norm([v.grad for v in rounding if v.grad is not None]) / size)
-    for index, (variable, gradient) in enumerate(zip(learned, gradients, strict=True)):
+    for index, (variable, gradient) in enumerate(zip(learned, training.carried, strict=True)):
         part = gradient * factor if index < len(rounding) else gradient
         variable.grad = part if variable.grad is None else variable.grad + part
 
@@ -230,11 +247,11 @@ def train_unit(
                 env = {**side, unit.exit: pure}
                 runner.run(env, tail, None, frozenset({runner.output, *side}))
                 difference = prediction_difference(data.logits[pick], env[runner.output], options.temperature)
-                difference = difference * options.difference_every / options.lambda_r
+                difference = difference / options.lambda_r
             add_gradients(training, local, difference)
             cosine = 0.5 * (1 + math.cos(math.pi * training.iteration / options.iterations))
-            if len(training.optimizers) > 1:
-                training.optimizers[1].param_groups[0]["lr"] = options.learning_rate_scale * cosine
+            for group in training.optimizers[1].param_groups if len(training.optimizers) > 1 else []:
+                group["lr"] = group["initial_lr"] * cosine
             for optimizer in training.optimizers:
                 optimizer.step()
             with torch.no_grad():

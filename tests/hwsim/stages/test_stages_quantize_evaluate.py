@@ -159,8 +159,12 @@ def test_recipe_file_with_settings(place):
 def test_pd_uses_the_batch_norms_and_leaves_no_checkpoint(place):
     path = place / "pd.yaml"
     path.write_text("steps: [mse, pd]\npd: {iterations: 2}\n")
-    made = run_quantize(request(place, "pd", scheme="w3a8", recipe=str(path)))
+    seen = []
+    made = run_quantize(request(place, "pd", scheme="w3a8", recipe=str(path)), lambda *at: seen.append(at))
     assert [verdict["item"] for verdict in made.record.referee] == ["mse", "pd"]
+    assert {phase for phase, _, _ in seen} == {"calibrating", "PD-Quant"}
+    shares = [share for phase, _, share in seen if phase == "PD-Quant"]
+    assert shares == sorted(shares) and shares[-1] == 1.0
     assert not list(place.glob("pd/*.part"))
 
 

@@ -25,8 +25,8 @@ from quant.methods.distribution_correction import (
     refuse_layer_norm,
 )
 from quant.methods.graph_units import cut_into_units
-from quant.methods.interpret import GraphRunner, value_of_terms
-from quant.methods.pd_options import PdOptions, fast_options, paper_options
+from quant.methods.interpret import GraphRunner, integer_model, value_of_terms
+from quant.methods.pd_options import PdOptions, fast_options, paper_options, preset_options
 from quant.methods.pd_quant import pd_quant
 from quant.methods.pd_training import LearnedScale, UnitTraining, add_gradients
 from quant.methods.prediction_loss import (
@@ -41,7 +41,14 @@ from quant.scheme import Scheme
 from tests.quant.methods.toy_networks import batches, eager, loaded
 
 FAST = PdOptions(
-    iterations=40, difference_every=2, learning_rate_rounding=1e-2, checkpoint_every=7, learn_bias=True
+    iterations=40,
+    difference_every=2,
+    learning_rate_rounding=1e-2,
+    relative_scale_rate=True,
+    learning_rate_scale=1e-3,
+    learning_rate_bias=1e-3,
+    polish=5,
+    checkpoint_every=7,
 )
 
 
@@ -102,6 +109,10 @@ def test_losses_meet_in_the_gradients(share, kept):
     local = 3 * alpha[0] + 4 * alpha[1] + 7 * scale  # gradient of length 5 on the rounding
     difference = (3 * alpha[0] - 4 * alpha[1] + scale) / lambda_r  # of length 50
     add_gradients(training, local, difference)
+    torch.testing.assert_close(alpha.grad, torch.tensor([3 + 30 * kept, 4 - 40 * kept]))
+    assert float(scale.grad) == 17.0
+    alpha.grad = scale.grad = None
+    add_gradients(training, 3 * alpha[0] + 4 * alpha[1] + 7 * scale, None)  # the last gradient stands
     torch.testing.assert_close(alpha.grad, torch.tensor([3 + 30 * kept, 4 - 40 * kept]))
     assert float(scale.grad) == 17.0
     alone = one_variable(share)
@@ -239,7 +250,7 @@ def test_training_lowers_the_prediction_difference(name):
     data = batches(name, 10)
     units: list[str] = []
     ours = pd_quant(
-        model, data, replace(FAST, iterations=120, holdout=0.2), progress=lambda u, *_: units.append(u)
+        model, data, replace(FAST, iterations=60, holdout=0.2), progress=lambda u, *_: units.append(u)
     )
     runner = GraphRunner(loaded(name))
     with torch.no_grad():
@@ -260,10 +271,29 @@ def test_training_lowers_the_prediction_difference(name):
     for grid in ours.placement.activations.values():
         assert grid.scale >= 1e-8
     notes = {k: v for k, v in ours.notes.items() if k.startswith("pd ")}
-    assert len(notes) == len(set(units))
+    assert len(notes) == len(set(units))  # the last one is the polish
     for note in notes.values():  # D10
         first, last = (float(x) for x in note.split("difference ")[1].split(" -> "))
-        assert note.startswith("kept" if last <= first else "reverted")
+        assert note.startswith(("kept", "held-out") if last <= first else "reverted")
+
+
+def test_polish_tunes_numbers_and_leaves_the_codes():
+    """The last step alone: no unit trained, codes as they were, the prediction nearer on samples it never saw."""
+    model, data = calibrated("residual", "w2a4", 10), batches("residual", 10)
+    options = replace(FAST, iterations=0, polish=30, holdout=0.3, learning_rate_scale=0.0)
+    ours = pd_quant(model, data, options)
+    first, last = (float(x) for x in ours.notes["pd polish"].split("difference ")[1].split(" -> "))
+    assert last < 0.9 * first
+    runner, held = GraphRunner(loaded("residual")), data[7:]
+    with torch.no_grad():
+        found = [float(prediction_difference(runner.logits(b), ours.logits(b))) for b in held]
+    assert sum(found) / 3 == pytest.approx(last, rel=1e-4)
+    for name, layer in model.placement.layers.items():
+        for old, new in zip(layer.terms, ours.placement.layers[name].terms, strict=True):
+            assert torch.equal(old.codes, new.codes)
+            assert not torch.equal(old.scale, new.scale)
+    integer = integer_model(ours.module, ours.placement).integer()
+    torch.testing.assert_close(integer(*data[0])[0], ours.logits(data[0]), rtol=1e-3, atol=1e-3)
 
 
 def test_at_sixteen_bits_the_quantized_path_is_the_float_path():
@@ -297,11 +327,11 @@ def kill_at(step):
 def test_resume_after_a_kill_is_bit_identical(tmp_path):
     data, options = (
         batches("residual", 4),
-        replace(FAST, iterations=20, correction=CorrectionOptions(iterations=2)),
+        replace(FAST, iterations=8, checkpoint_every=3, correction=CorrectionOptions(iterations=2)),
     )
     model = calibrated("residual", "w3a4", 4)
     whole = pd_quant(model, data, options, memory=memory())
-    steps = 20 * len(cut_into_units(GraphRunner(loaded("residual"))).units)
+    steps = 8 * len(cut_into_units(GraphRunner(loaded("residual"))).units) + options.polish
     moments = np.random.default_rng(0).permutation(steps)[:10] + 1
     for number, moment in enumerate(moments):
         path = tmp_path / f"{number}.safetensors"
@@ -345,6 +375,12 @@ def test_presets():
     assert (paper.iterations, paper.batch, paper.rounding_weight, paper.temperature) == (20000, 32, 0.01, 4.0)
     assert (paper.lambda_r, paper.learning_rate_rounding, paper.holdout) == (0.1, 3e-3, 0.0)
     assert paper_options("mobilenet").correction.lambda_c == 0.005
-    assert fast_options("mobilenet").iterations == 300
+    fast = fast_options("mobilenet")
+    assert (fast.iterations, fast.polish, fast.holdout, fast.difference_share) == (300, 300, 0.2, 0.0)
+    assert (paper.polish, paper.learning_rate_bias, paper.difference_share) == (0, 0.0, math.inf)
+    assert preset_options("qdrop", "resnet") == replace(fast_options("resnet"), lambda_r=math.inf)
+    assert preset_options("paper", "resnet") == paper
+    with pytest.raises(QuantError, match="fast, paper, qdrop"):
+        preset_options("slow", "resnet")
     with pytest.raises(QuantError, match="no preset"):
         paper_options("nosuch")

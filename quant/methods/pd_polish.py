@@ -1,0 +1,147 @@
+"""Last step of PD-Quant (ours, methods.md 9.6): polish scales and biases of the whole network on the prediction itself.
+
+When every unit has its codes, what is left to choose are a few numbers a channel: the weight scale of each row, the
+bias, and the scale of each activation grid. They are trained end to end against ``KL(float || quantized)`` with the
+whole network quantized and the codes fixed. So few variables hardly overfit, and the held-out samples decide: the
+best state on them is kept, the start included.
+"""
+# pyright: basic
+# tensor methods are untyped in torch's stubs.
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from quant.activation import ActQuantizer
+from quant.methods.interpret import GraphRunner, PlacedLayer, Placement, value_of_terms
+from quant.methods.pd_options import PdOptions
+from quant.methods.pd_training import SMALLEST_SCALE, LearnedScale, current_bias
+from quant.methods.prediction_loss import prediction_difference
+
+JUDGED = 10
+"""How often the held-out samples are asked."""
+
+
+@dataclass(frozen=True, eq=False)
+class PolishData:
+    """Inputs and float logits; the last ``held`` samples are only judged on."""
+
+    inputs: tuple[Tensor, ...]
+    logits: Tensor
+    batch: int
+    held: int
+
+    def parts(self) -> tuple[Tensor, ...]:
+        """Sample numbers of the held-out batches (of all batches where nothing is held out)."""
+        start = len(self.logits) - self.held if self.held else 0
+        return torch.arange(start, len(self.logits)).split(self.batch)
+
+
+@dataclass(eq=False)
+class _Variables:
+    """Biases, and logarithms of the factors on row scales and activation scales."""
+
+    rows: dict[str, Tensor]
+    biases: dict[str, Tensor]
+    scales: dict[str, Tensor]
+
+    def all(self) -> list[Tensor]:
+        return [*self.rows.values(), *self.biases.values(), *self.scales.values()]
+
+
+def polish(
+    runner: GraphRunner,
+    placement: Placement,
+    data: PolishData,
+    options: PdOptions,
+    after_step: Callable[[int], None],
+) -> tuple[Placement, float, float]:
+    """The polished placement and the held-out prediction difference before and after."""
+    generator = torch.Generator().manual_seed(options.seed)
+    variables = _variables(runner, placement)
+    optimizer = torch.optim.Adam(variables.all(), lr=options.polish_rate)
+    before = _judge(runner, placement, data)
+    best, kept = before, placement
+    fit = len(data.logits) - data.held
+    every = max(1, options.polish // JUDGED)
+    for step in range(options.polish):
+        optimizer.param_groups[0]["lr"] = (
+            options.polish_rate * 0.5 * (1 + math.cos(math.pi * step / options.polish))
+        )
+        pick = torch.randint(fit, (data.batch,), generator=generator)
+        with torch.enable_grad():
+            ours = runner.logits([tensor[pick] for tensor in data.inputs], _soft(placement, variables))
+            loss = prediction_difference(data.logits[pick], ours, options.temperature)
+            optimizer.zero_grad()
+            loss.backward()
+        optimizer.step()
+        if (step + 1) % every == 0 or step == options.polish - 1:
+            trial = _hard(placement, variables)
+            now = _judge(runner, trial, data)
+            if now < best:
+                best, kept = now, trial
+        after_step(step + 1)
+    return kept, before, best
+
+
+def _variables(runner: GraphRunner, placement: Placement) -> _Variables:
+    rows: dict[str, Tensor] = {}
+    biases: dict[str, Tensor] = {}
+    for product in runner.products.values():
+        layer = placement.layers.get(product.name)
+        if layer is not None and layer.weight is not None:
+            rows[product.name] = torch.zeros(layer.weight.shape[0], requires_grad=True)
+            biases[product.name] = current_bias(runner, product, layer).requires_grad_()
+    static = [key for key, grid in placement.activations.items() if isinstance(grid, ActQuantizer)]
+    return _Variables(rows, biases, {key: torch.zeros((), requires_grad=True) for key in static})
+
+
+def _soft(placement: Placement, variables: _Variables) -> Placement:
+    layers = dict(placement.layers)
+    for name, factor in variables.rows.items():
+        weight = layers[name].weight
+        assert weight is not None
+        wide = factor.exp().reshape(-1, *[1] * (weight.dim() - 1))
+        layers[name] = replace(layers[name], weight=weight * wide, bias=variables.biases[name])
+    grids = {}
+    for key, factor in variables.scales.items():
+        grid = placement.activations[key]
+        assert isinstance(grid, ActQuantizer)
+        grids[key] = LearnedScale(grid, grid.scale * factor.exp(), 0.0, None)
+    return Placement(layers, {**placement.activations, **grids})
+
+
+@torch.no_grad()
+def _hard(placement: Placement, variables: _Variables) -> Placement:
+    layers: dict[str, PlacedLayer] = dict(placement.layers)
+    for name, factor in variables.rows.items():
+        layer, grow = layers[name], factor.detach().exp()
+        terms = tuple(
+            replace(term, scale=term.scale * (grow if term.rows is None else grow[term.rows.long()]))
+            for term in layer.terms
+        )
+        assert layer.weight is not None
+        weight = value_of_terms(terms, layer.weight.shape)
+        layers[name] = replace(
+            layer, terms=terms, weight=weight, bias=variables.biases[name].detach().clone()
+        )
+    grids = {}
+    for key, factor in variables.scales.items():
+        grid = placement.activations[key]
+        assert isinstance(grid, ActQuantizer)
+        grids[key] = replace(grid, scale=max(float(grid.scale * factor.detach().exp()), SMALLEST_SCALE))
+    return Placement(layers, {**placement.activations, **grids})
+
+
+@torch.no_grad()
+def _judge(runner: GraphRunner, placement: Placement, data: PolishData) -> float:
+    """Mean prediction difference of the whole quantized network on the held-out samples."""
+    parts: Sequence[Tensor] = data.parts()
+    total = 0.0
+    for part in parts:
+        ours = runner.logits([tensor[part] for tensor in data.inputs], placement)
+        total += float(prediction_difference(data.logits[part], ours))
+    return total / len(parts)
