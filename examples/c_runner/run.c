@@ -1,6 +1,6 @@
 /* Runs a compiled artifact from C: no Python, no TVM.
  *
- *   cc -O2 -rdynamic -o run run.c -ldl
+ *   cc -O2 -rdynamic -o run run.c -ldl -lpthread
  *   ./run art/ input.bin output.bin [repeats]
  *
  * input.bin holds the inputs one after another as raw little-endian arrays; output.bin receives the outputs.
@@ -10,6 +10,7 @@
  * art/manifest.json before running an artifact you did not make; this example leaves that to sha256sum.
  */
 #include <dlfcn.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,7 +34,7 @@ typedef struct {
 } Any; /* TVMFFIAny */
 typedef int (*Kernel)(void *self, const Any *arguments, int32_t count, Any *result);
 
-enum { TENSOR_POINTER = 7, MAX_ARGUMENTS = 32 };
+enum { TENSOR_POINTER = 7, MAX_ARGUMENTS = 64, MAX_UNITS = 64 };
 
 /* What generated code calls when an argument does not fit. */
 void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **parts, int32_t count) {
@@ -76,7 +77,38 @@ static DataType type_of(const char *name, size_t *bytes) {
   return known[0].type;
 }
 
-typedef struct { Kernel kernel; int count; Any arguments[MAX_ARGUMENTS]; } Step;
+typedef struct { Kernel kernel; int unit, count; Any arguments[MAX_ARGUMENTS]; } Step;
+typedef struct { Step *first, *end; int unit; } Lane;
+
+/* The steps of one unit in a block. */
+static void *run_lane(void *pointer) {
+  const Lane *lane = pointer;
+  for (Step *step = lane->first; step < lane->end; ++step) {
+    Any result = {0};
+    if (step->unit == lane->unit && step->kernel(NULL, step->arguments, step->count, &result))
+      die("a kernel failed", NULL);
+  }
+  return NULL;
+}
+
+/* Neighbouring steps with a unit form a block: units run side by side. A step of unit -1 runs alone. */
+static void run_all(Step *plan, Step *end) {
+  while (plan < end) {
+    Step *next = plan + 1;
+    int units = 1;
+    pthread_t threads[MAX_UNITS];
+    Lane lanes[MAX_UNITS];
+    for (; plan->unit >= 0 && next < end && next->unit >= 0; ++next)
+      if (next->unit + 1 > units) units = next->unit + 1;
+    for (int unit = 0; unit < units; ++unit) {
+      lanes[unit] = (Lane){plan, next, plan->unit < 0 ? -1 : unit};
+      if (unit && pthread_create(&threads[unit], NULL, run_lane, &lanes[unit])) die("no thread", NULL);
+    }
+    run_lane(&lanes[0]);
+    for (int unit = 1; unit < units; ++unit) pthread_join(threads[unit], NULL);
+    plan = next;
+  }
+}
 
 int main(int argc, char **argv) {
   if (argc < 4) die("usage: run ARTIFACT INPUT.bin OUTPUT.bin [repeats]", NULL);
@@ -127,7 +159,8 @@ int main(int argc, char **argv) {
   Step *plan = calloc(steps, sizeof *plan);
   for (int i = 0; i < steps; ++i) {
     char name[256], symbol[300];
-    if (fscanf(program, "%255s %d", name, &plan[i].count) != 2 || plan[i].count > MAX_ARGUMENTS)
+    if (fscanf(program, "%255s %d %d", name, &plan[i].unit, &plan[i].count) != 3 ||
+        plan[i].count > MAX_ARGUMENTS || plan[i].unit >= MAX_UNITS)
       die("program.txt:", "steps");
     snprintf(symbol, sizeof symbol, "__tvm_ffi_%s", name);
     plan[i].kernel = (Kernel)dlsym(library, symbol);
@@ -141,10 +174,7 @@ int main(int argc, char **argv) {
   double best = 1e9;
   for (int r = 0; r < repeats; ++r) {
     clock_gettime(CLOCK_MONOTONIC, &start);
-    for (int i = 0; i < steps; ++i) {
-      Any result = {0};
-      if (plan[i].kernel(NULL, plan[i].arguments, plan[i].count, &result)) die("a kernel failed", NULL);
-    }
+    run_all(plan, plan + steps);
     clock_gettime(CLOCK_MONOTONIC, &end);
     double seconds = (end.tv_sec - start.tv_sec) + 1e-9 * (end.tv_nsec - start.tv_nsec);
     if (seconds < best) best = seconds;

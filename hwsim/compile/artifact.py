@@ -1,6 +1,6 @@
 """Writes an artifact: a folder that runs without torch and without the compiler.
 
-module.so            kernels (objects and C source instead where the target has no loader)
+module.so            kernels (C or CUDA source, and a fat binary from nvcc, where the target has no loader)
 params.safetensors   packed weights, scales, tables: one flat tensor for each constant
 program.json         buffers with their places in the arena, and the kernel calls in order
 plan.json            the plan it was made from, where there is one
@@ -24,6 +24,7 @@ from safetensors.numpy import save
 
 from hwsim.compile.build import ALIGNMENT, build_objects, kernel_name, link
 from hwsim.compile.c_source import c_source
+from hwsim.compile.cuda_source import compile_cuda, cuda_source
 from hwsim.compile.isa import Isa
 from hwsim.compile.program import Port, Program, plan_memory
 from hwsim.compile.proof import integer_proof
@@ -41,6 +42,7 @@ _ARCHITECTURES = {
     "aarch64": ["aarch64", "arm64"],
     "riscv64": ["riscv64"],
     "c": [],
+    "cuda": [],
 }
 
 
@@ -126,9 +128,18 @@ def write_artifact(
     """Compile and write everything; returns the manifest. ``facts`` (model, weights, ...) go into it as given."""
     directory.mkdir(parents=True, exist_ok=True)
     names: list[str] = []
+    launches: dict[str, list[dict[str, Any]]] = {}
     if isa.name == "c":
         write_text(directory / "kernels.c", c_source(program.kernels(), isa))
         names.append("kernels.c")
+    elif isa.device:
+        source, launches = cuda_source(program.kernels(), isa)
+        write_text(directory / "kernels.cu", source)
+        names.append("kernels.cu")
+        binary = compile_cuda(source)
+        if binary is not None:
+            write_bytes(directory / "kernels.fatbin", binary)
+            names.append("kernels.fatbin")
     else:
         objects = build_objects(program.kernels(), isa, progress)
         with tempfile.TemporaryDirectory(dir=directory) as scratch:
@@ -141,6 +152,8 @@ def write_artifact(
         names.append("libtvm_runtime.so")
     params, places = params_file(program)
     document = program_document(program, isa, places)
+    if launches:
+        document["launches"] = launches
     write_bytes(directory / "params.safetensors", params)
     write_text(directory / "program.json", json.dumps(document) + "\n")
     write_text(directory / "program.txt", _plain_program(document))

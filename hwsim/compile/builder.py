@@ -7,8 +7,9 @@ view of an activation is then only another offset expression.
 # pyright: basic
 # TVM ships no type stubs for its expression classes.
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from math import prod
 from typing import Any
 
 import tvm
@@ -22,11 +23,18 @@ PrimFunc = Any
 Var = Any
 
 
-class Code:
-    """One function under construction: parameters, nested statements, scratch."""
+BLOCK = 128  # threads of a block on a graphics processor
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+
+class Code:
+    """One function under construction: parameters, nested statements, scratch.
+
+    On a graphics processor (``device``) every `grid` becomes a kernel of its own, one thread for each turn.
+    """
+
+    def __init__(self, name: str, device: bool = False) -> None:
+        self.name, self.device = name, device
+        self.threads: list[int] = []
         self.parameters: list[Var] = []
         self._stack: list[list[Any]] = [[]]
         self._counter = 0
@@ -43,7 +51,8 @@ class Code:
 
     def scratch(self, name: str, elements: int, dtype: str) -> Buffer:
         """Small constant-size memory that stays in registers or on the stack."""
-        buffer = tirx.decl_buffer((elements,), dtype, name=self._fresh(name))
+        scope = "local" if self.device else ""
+        buffer = tirx.decl_buffer((elements,), dtype, name=self._fresh(name), scope=scope)
         self.emit(tirx.AllocBuffer(buffer, {"disable_lower_builtin": tirx.const(1, "bool")}))
         return buffer
 
@@ -77,6 +86,37 @@ class Code:
         self.emit(tirx.For(variable, 0, extent, kind, body))
 
     @contextmanager
+    def grid(self, extents: Sequence[int], *, parallel: bool = False) -> Iterator[list[Expr]]:
+        """Outer loops, the first over cores if asked; on a graphics processor one thread for each turn."""
+        if not self.device:
+            with ExitStack() as stack:
+                yield [
+                    stack.enter_context(self.loop(extent, parallel=parallel and index == 0))
+                    for index, extent in enumerate(extents)
+                ]
+            return
+        count = prod(extents)
+        blocks = -(-count // BLOCK)
+        block, thread = (tirx.Var(self._fresh(stem), "int32") for stem in ("block", "thread"))
+        self._stack.append([])
+        rest = self.bind("turn", block * BLOCK + thread)
+        inside = rest < count
+        self._stack.append([])
+        coordinates: list[Expr] = []
+        for extent in reversed(extents[1:]):
+            coordinates.insert(0, self.bind("d", tirx.floormod(rest, extent)))
+            rest = self.bind("q", tirx.floordiv(rest, extent))
+        yield [rest, *coordinates] if extents else []
+        self.emit(tirx.IfThenElse(inside, _sequence(self._stack.pop()), None))
+        body = _sequence(self._stack.pop())
+        for variable, tag, extent in ((thread, "threadIdx.x", BLOCK), (block, "blockIdx.x", blocks)):
+            span = tvm.ir.Range.from_min_extent(tirx.const(0, "int32"), tirx.const(extent, "int32"))
+            bound = tirx.IterVar(span, variable, tirx.IterVar.ThreadIndex, tag)
+            body = tirx.For(variable, 0, extent, tirx.ForKind.THREAD_BINDING, body, bound)
+        self.threads.append(count)
+        self.emit(body)
+
+    @contextmanager
     def when(self, condition: Expr) -> Iterator[None]:
         """Statements that run only where ``condition`` holds."""
         self._stack.append([])
@@ -86,7 +126,8 @@ class Code:
     def function(self) -> PrimFunc:
         """The finished function, exported under its name."""
         function = tirx.PrimFunc(self.parameters, _sequence(self._stack[0]))
-        return function.with_attr({"global_symbol": self.name, "tirx.noalias": True, "s_tir": True})
+        attributes = {"global_symbol": self.name, "tirx.noalias": True, "s_tir": True}
+        return function.with_attr(attributes | ({"hwsim.threads": self.threads} if self.device else {}))
 
 
 def _sequence(statements: list[Any]) -> Any:
@@ -116,10 +157,11 @@ def compile_functions(functions: dict[str, PrimFunc], target: dict[str, Any], *,
     module = tvm.IRModule({tvm.ir.GlobalVar(name): function for name, function in functions.items()})
     # Storage rewriting merges the scratch of two tiles and loses the mark that keeps it in registers: the
     # accumulators would move to the heap, and the code would need the TVM runtime to allocate them.
+    host = {"kind": "llvm"} if target["kind"] == "cuda" else None
     with tvm.transform.PassContext(
         opt_level=3, config={"tirx.disable_storage_rewrite": True, "tirx.disable_assert": not checks}
     ):
-        return tvm.compile(module, target=tvm.target.Target(target))
+        return tvm.compile(module, target=tvm.target.Target(target, host=host))
 
 
 def store_lanes(code: Code, buffer: Buffer, index: Expr, value: Expr, ragged: int) -> None:

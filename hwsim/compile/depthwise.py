@@ -10,7 +10,7 @@ registers like in `product`.
 from dataclasses import dataclass
 from typing import Any
 
-from hwsim.compile.builder import Code, PrimFunc, broadcast, store_lanes, vector
+from hwsim.compile.builder import Code, PrimFunc, broadcast, store_lanes, tirx, vector
 from hwsim.compile.expr import Evaluator, Node
 from hwsim.compile.isa import Isa, rounded
 from hwsim.compile.panels import Operand
@@ -69,22 +69,25 @@ class Depthwise:
 
     def build(self, name: str, isa: Isa) -> PrimFunc:
         """The kernel for ``isa``."""
-        code = Code(name)
+        code = Code(name, isa.device)
         buffers = {n: code.parameter(n, size, t) for n, size, t in self.arguments(isa)}
         (images, _, _), (height, _, _), (width, _, _) = self.dims
         full, rest = divmod(self.channels, isa.lanes)
         tiles, left = divmod(width, _TILE)
-        with code.loop(images) as image, code.loop(height, parallel=self.parallel) as y:
-            for first, count, tile in ((0, tiles, _TILE), (tiles * _TILE, int(left > 0), left)):
-                if not count:
-                    continue
-                with code.loop(count) as index:
-                    where = [image, y, first + index * tile]
-                    if full:
-                        with code.loop(full) as slot:
-                            self._tile(code, isa, buffers, where, (tile, slot, 0))
-                    if rest:
-                        self._tile(code, isa, buffers, where, (tile, full, rest))
+        for first, count, tile in ((0, tiles, _TILE), (tiles * _TILE, int(left > 0), left)):
+            for slots, ragged in ((full, 0), (int(rest > 0), rest)):
+                if count and slots:
+                    with code.grid([images * height, count, slots], parallel=self.parallel) as (
+                        line,
+                        index,
+                        slot,
+                    ):
+                        where = [
+                            tirx.floordiv(line, height),
+                            tirx.floormod(line, height),
+                            first + index * tile,
+                        ]
+                        self._tile(code, isa, buffers, where, (tile, slot if not ragged else full, ragged))
         return code.function()
 
     def _tile(

@@ -7,6 +7,7 @@ one entry here and, if its dot product is new, one branch in `dot`.
     vnni256   the same in 256 bits (AVX-VNNI, AVX512-VNNI+VL)
     avx2      vpmovsxbw + vpmaddwd: 8 lanes, 2 products a lane (vpmaddubsw would saturate, so it is not used)
     sdot      Armv8.2 dot product: 4 lanes, 4 products; s8 x s8, activations flipped by 0x80
+    dp4a      CUDA: four products of bytes in one instruction of a thread; activations flipped as for sdot
     fma       float32 multiply-add, for the layers a plan leaves in float
     mul       widening multiply-add in whatever vectors LLVM finds (RISC-V V, plain C with one lane)
 """
@@ -22,7 +23,8 @@ from typing import Any, Literal
 from hwsim.compile.builder import broadcast, tirx, vector
 from hwsim.errors import UserError
 
-Dot = Literal["vnni512", "vnni256", "avx2", "sdot", "mul", "fma"]
+WORD, ROUNDED = "hwsim_word", "hwsim_rounded"  # functions in the prelude of the CUDA source
+Dot = Literal["vnni512", "vnni256", "avx2", "sdot", "dp4a", "mul", "fma"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,11 @@ class Isa:
     def permutes(self) -> bool:
         """Whether a vector can take any lanes of two others in one instruction (`permute`)."""
         return self.dot == "vnni512"
+
+    @property
+    def device(self) -> bool:
+        """Whether this is a graphics processor: outer loops become threads."""
+        return dict(self.target)["kind"] == "cuda"
 
     @property
     def panel(self) -> int:
@@ -109,6 +116,7 @@ ISAS: dict[str, Isa] = {
             "riscv64-linux-gnu-gcc", _RISCV64,
         ),
         Isa("c", "mul", 1, 1, 2, 4, (("kind", "c"),)),
+        Isa("cuda", "dp4a", 1, 4, 4, 4, (("kind", "cuda"), ("arch", "sm_75")), activation_offset=128),
     )
 }  # fmt: skip
 
@@ -154,12 +162,22 @@ def load_activations(isa: Isa, codes: Any, offset: Any) -> Any:
     if isa.dot == "sdot":
         flip = tirx.const(-0x7F7F7F80, "int32")  # 0x80808080: turns u8 into s8 = u8 - 128
         return tirx.reinterpret("int32", codes.vload([offset], "uint8x4")) ^ flip
+    if isa.dot == "dp4a":
+        return tirx.call_pure_extern("int32", WORD, codes.data, offset) ^ tirx.const(-0x7F7F7F80, "int32")
     if isa.dot == "fma":
         return codes.vload([offset])
     first = codes.vload([offset]).astype("int32")
     if isa.dot == "avx2":
         return first | (codes.vload([offset + 1]).astype("int32") << 16)
     return first
+
+
+def load_weights(isa: Isa, weights: Any, offset: Any) -> Any:
+    """One vector of packed weights."""
+    if isa.dot == "dp4a":
+        return tirx.reinterpret("int8x4", tirx.call_pure_extern("int32", WORD, weights.data, offset))
+    kind = "float32" if isa.dot == "fma" else "int8"
+    return weights.vload([offset], vector(kind, isa.lanes * isa.depth))
 
 
 def dot(isa: Isa, acc: Any, activations: Any, weights: Any) -> Any:
@@ -177,6 +195,9 @@ def dot(isa: Isa, acc: Any, activations: Any, weights: Any) -> Any:
         return tirx.call_llvm_pure_intrin(
             "int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8", acc, bytes_, weights
         )
+    if isa.dot == "dp4a":
+        word = tirx.reinterpret("int32", weights)
+        return tirx.call_pure_extern("int32", "__dp4a", word, activations, acc)
     if isa.dot == "avx2":
         pairs = tirx.reinterpret("int16x16", many)
         wide = weights.astype("int16x16")
@@ -192,9 +213,12 @@ def permute(first: Any, lanes: Any, second: Any) -> Any:
 def rounded(isa: Isa, value: Any) -> Any:
     """``value`` rounded here: without this LLVM contracts the product and a following addition to one rounding.
 
-    The C generator has no such mark; its files ask the compiler for ``-ffp-contract=off``.
+    The C generator has no such mark; its files ask for ``-ffp-contract=off``.
     """
-    if dict(isa.target)["kind"] != "llvm":
+    kind = dict(isa.target)["kind"]
+    if kind == "cuda":
+        return tirx.call_pure_extern("float32", ROUNDED, value)
+    if kind != "llvm":
         return value
     kind = vector("float32", isa.lanes)
     return tirx.call_llvm_pure_intrin(kind, "llvm.arithmetic.fence", value)

@@ -72,5 +72,3 @@ def _combined(emitter: Emitter, ground: Port, runs: list[Buffer]) -> Port:
     result = emitter.work(ground.buffer.elements)
     emitter.elementwise(tree, views, View(result, 0, ground.shape, row_major(ground.shape)))
     return Port(ground.name, ground.shape, ground.dtype, result)
-
-

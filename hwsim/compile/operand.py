@@ -48,16 +48,14 @@ class PackRight:
 
     def build(self, name: str, isa: Isa) -> PrimFunc:
         """The kernel for ``isa``."""
-        code = Code(name)
+        code = Code(name, isa.device)
         buffers = tuple(code.parameter(n, size, t) for n, size, t in self.arguments(isa))
-        with code.loop(self.batch, parallel=self.parallel) as entry:
-            first = 0
-            for section in self.sections:
-                with code.loop(section.panels) as panel, code.loop(section.vectors) as v:
-                    self._slot(
-                        isa, code, buffers, (entry, first + panel * section.vectors, v, section.vectors)
-                    )
-                first += section.panels * section.vectors
+        first = 0
+        for section in self.sections:
+            grid = [self.batch, section.panels, section.vectors]
+            with code.grid(grid, parallel=self.parallel) as (entry, panel, v):
+                self._slot(isa, code, buffers, (entry, first + panel * section.vectors, v, section.vectors))
+            first += section.panels * section.vectors
         return code.function()
 
     def _slot(self, isa: Isa, code: Code, buffers: tuple[Any, ...], where: tuple[Any, Any, Any, int]) -> None:
@@ -101,14 +99,11 @@ class PackRight:
             return
         if isa.depth == 4 and column == 1:
             total = constant(0, "int32", lanes)
-            for d in range(4):
-                if d < valid:
-                    byte = codes.vload([start + d * step], vector("uint8", lanes)).astype(
-                        vector("int32", lanes)
-                    )
-                else:
-                    byte = constant(128, "int32", lanes)
+            for d in range(valid):
+                byte = codes.vload([start + d * step], vector("uint8", lanes)).astype(vector("int32", lanes))
                 total = total | (byte << constant(8 * d, "int32", lanes))
+            absent = sum(128 << (8 * d) for d in range(valid, 4))  # 0 once the sign bits are flipped
+            total = total | constant(absent - ((absent >> 31) << 32), "int32", lanes)
             total = total ^ constant(_FLIP, "int32", lanes)
             code.store(out, place, tirx.reinterpret(vector("int8", lanes * 4), total))
             return
@@ -143,10 +138,10 @@ class RowTerms:
 
     def build(self, name: str, isa: Isa) -> PrimFunc:
         """The kernel for ``isa``."""
-        code, lanes = Code(name), isa.lanes
+        code, lanes = Code(name, isa.device), isa.lanes
         codes, zeros, out = (code.parameter(n, size, t) for n, size, t in self.arguments(isa))
         kind = vector("int32", lanes)
-        with code.loop(self.rows) as row:
+        with code.grid([self.rows]) as (row,):
             total = code.scratch("sum", 1, kind)
             code.store(total, 0, constant(0, "int32", lanes))
             full, rest = divmod(self.columns, lanes)

@@ -158,7 +158,7 @@ class Product:
 
     def build(self, name: str, isa: Isa) -> PrimFunc:
         """The kernel for ``isa``."""
-        code = Code(name)
+        code = Code(name, isa.device)
         ProductCode(code, self, self.machine(isa)).write()
         return code.function()
 

@@ -2,13 +2,14 @@
 # pyright: basic
 # TVM ships no type stubs for its expression classes.
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hwsim.compile.builder import Code, broadcast, constant, store_lanes, tirx, vector
 from hwsim.compile.expr import Evaluator
-from hwsim.compile.isa import Isa, dot, load_activations, permute, rounded
+from hwsim.compile.isa import Isa, dot, load_activations, load_weights, permute, rounded
 from hwsim.compile.panels import Section
 
 if TYPE_CHECKING:
@@ -24,13 +25,14 @@ class ProductCode:
         self.product, self.isa, self.code = product, isa, code
         self.buffers = {n: code.parameter(prefix + n, size, t) for n, size, t in product.arguments(isa)}
 
-        weights = "float32" if product.floating else "int8"
         self._vector = vector("float32" if product.floating else "int32", isa.lanes)
-        self._packed_vector = vector(weights, isa.lanes * isa.depth)
 
     def write(self) -> None:
         """All loops, spread over the units at one level: batch entries, else rows, else panels."""
         product, units = self.product, self.product.units
+        if self.isa.device:
+            self._write_grid()
+            return
         index: Any = 0
         bases: list[Any] = []
         with ExitStack() as stack:
@@ -53,6 +55,23 @@ class ProductCode:
                 rest = tirx.const(share * units, "int32")
                 self._sections(place, (rest, product.rows - share * units), spread=True)
 
+    def _write_grid(self) -> None:
+        """One thread for each register tile; neighbouring threads share rows of activations."""
+        product = self.product
+        batch = [extent for extent, _, _ in product.batch]
+        for section, bases in self._placed():
+            tile = self._tile_rows(section.vectors)
+            full, rest = divmod(product.rows, tile)
+            for first, tiles, rows in ((0, full, tile), (full * tile, int(rest > 0), rest)):
+                if not tiles:
+                    continue
+                with self.code.grid([*batch, tiles, section.panels]) as where:
+                    index: Any = 0
+                    for extent, coordinate in zip(batch, where, strict=False):
+                        index = index * extent + coordinate
+                    place = self._place(section, bases, (index, where[: len(batch)]), where[-1])
+                    self._tile(place, first + where[-2] * tile, rows)
+
     def _rows(self, place: tuple[Any, list[Any]], first: Any, count: int) -> None:
         """Some rows in blocks that stay in the cache while all panels pass over them."""
         block = self.product.row_block or self._row_block(count)
@@ -74,27 +93,30 @@ class ProductCode:
 
     def _sections(self, where: tuple[Any, list[Any]], rows: tuple[Any, int], spread: bool = False) -> None:
         """All panels of one batch entry over some of its rows."""
-        product, isa = self.product, self.isa
-        batch_index, batch = where
-        entry_bytes = product.weight_bytes(isa) // product.batches
-        first_byte, first_vector, first_slot = 0, 0, 0
-        for section in product.sections:
+        for section, bases in self._placed():
             with self.code.loop(section.panels, parallel=spread and section.panels > 1) as panel:
-                place = _Place(
-                    section,
-                    batch_index,
-                    batch,
-                    self.code.bind(
-                        "w",
-                        batch_index * entry_bytes + first_byte + panel * product.panel_bytes(isa, section),
-                    ),
-                    first_vector + panel * section.vectors,
-                    first_slot + panel * len(section.pattern),
-                )
-                self._row_tiles(place, rows)
-            first_byte += section.panels * product.panel_bytes(isa, section)
+                self._row_tiles(self._place(section, bases, where, panel), rows)
+
+    def _placed(self) -> Iterator[tuple[Section, tuple[int, int, int]]]:
+        """Sections with the byte, vector and slot at which each begins."""
+        byte, first_vector, slot = 0, 0, 0
+        for section in self.product.sections:
+            yield section, (byte, first_vector, slot)
+            byte += section.panels * self.product.panel_bytes(self.isa, section)
             first_vector += section.panels * section.vectors
-            first_slot += section.panels * len(section.pattern)
+            slot += section.panels * len(section.pattern)
+
+    def _place(
+        self, section: Section, bases: tuple[int, int, int], where: tuple[Any, list[Any]], panel: Any
+    ) -> "_Place":
+        """Where one panel of one batch entry lies."""
+        product, (batch_index, batch), (byte, first_vector, slot) = self.product, where, bases
+        entry_bytes = product.weight_bytes(self.isa) // product.batches
+        start = batch_index * entry_bytes + byte + panel * product.panel_bytes(self.isa, section)
+        return _Place(
+            section, batch_index, batch, self.code.bind("w", start),
+            first_vector + panel * section.vectors, slot + panel * len(section.pattern),
+        )  # fmt: skip
 
     def _tile_rows(self, vectors: int) -> int:
         """Rows of a tile: accumulators, one set of weights and a broadcast fit the registers."""
@@ -169,7 +191,7 @@ class ProductCode:
         step_bytes = isa.lanes * isa.depth
         base = code.bind("b", place.byte + (tap * blocks + block) * (vectors * step_bytes))
         loads = [
-            code.bind("l", self.buffers["weights"].vload([base + v * step_bytes], self._packed_vector))
+            code.bind("l", load_weights(isa, self.buffers["weights"], base + v * step_bytes))
             for v in range(vectors)
         ]
         for step in range(product.steps_per_load):

@@ -74,12 +74,13 @@ def weight_multiplications(kernel: Kernel, isa: Isa) -> frozenset[str]:
         kind = type(node).__name__
         if kind == "Bind" and _reads(node.value, tainted):
             tainted.add(node.var.name)
-        multiplies = kind == "Mul" or (kind == "Call" and "llvm_pure_intrin" in str(node.op))
+        multiplies = kind == "Mul" or (kind == "Call" and any(name in str(node.op) for name in _INSTRUCTIONS))
         if multiplies and _reads(node, tainted):
             types.add(str(node.ty.dtype))
     return frozenset(types)
 
 
+_INSTRUCTIONS = ("call_llvm_pure_intrin", "call_pure_extern")
 _CHILDREN = (
     "body", "seq", "then_case", "else_case", "value", "source", "indices", "a", "b", "args", "base", "vectors",
     "condition", "true_value", "false_value",

@@ -32,7 +32,7 @@ class Together:
 
     def build(self, name: str, isa: Isa) -> PrimFunc:
         """The kernel for ``isa``."""
-        code, writers, index = Code(name), list[list[ProductCode]](), 0
+        code, writers, index = Code(name, isa.device), list[list[ProductCode]](), 0
         for branch in self.branches:
             writers.append([])
             for product in branch:

@@ -42,17 +42,14 @@ class _Rows:
     """Shared loops: dims outside, vectors of the column inside."""
 
     def __init__(self, name: str, isa: Isa, arguments: list[tuple[str, int, str]]) -> None:
-        self.code, self.isa, self.lanes = Code(name), isa, isa.lanes
+        self.code, self.isa, self.lanes = Code(name, isa.device), isa, isa.lanes
         self.buffers = {n: self.code.parameter(n, size, dtype) for n, size, dtype in arguments}
 
     @contextmanager
     def rows(self, dims: tuple[int, ...], parallel: bool = False) -> Iterator[list[Any]]:
         """Loops over all dims; yields the coordinates."""
-        with ExitStack() as stack:
-            yield [
-                stack.enter_context(self.code.loop(extent, parallel=parallel and index == 0))
-                for index, extent in enumerate(dims)
-            ]
+        with self.code.grid(dims, parallel=parallel) as where:
+            yield where
 
     def start(self, where: list[Any], offset: int, strides: tuple[int, ...]) -> Any:
         """Flat index of the first column."""

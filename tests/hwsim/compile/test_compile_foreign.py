@@ -32,7 +32,8 @@ def run_in_c(directory, isa, arrays, tmp_path):
         pytest.skip(f"{missing[0]} is not installed")
     program = tmp_path / "run"
     subprocess.run(
-        [tools[0], "-O2", "-Wall", "-Werror", "-rdynamic", "-o", program, RUNNER, "-ldl"], check=True
+        [tools[0], "-O2", "-Wall", "-Werror", "-rdynamic", "-o", program, RUNNER, "-ldl", "-lpthread"],
+        check=True,
     )
     (tmp_path / "in.bin").write_bytes(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays))
     command = [*isa.emulator, program, directory, tmp_path / "in.bin", tmp_path / "out.bin"]
