@@ -148,7 +148,9 @@ def preview(request: PlanRequest) -> dict[str, Any]:
     }
 
 
-_FILES = ("plan.json", "tables.json", "profile.json", "report.html", "report.md", "report.json", "trace.json")
+_FILES = (
+    "plan.json", "tables.json", "profile.json", "graph.json", "report.html", "report.md", "report.json", "trace.json",
+)  # fmt: skip
 
 
 def _check_writable(directory: Path) -> None:
@@ -313,6 +315,7 @@ def _write(found: Findings, run: Run, progress: StageProgress) -> PlanResult:
         texts = {
             "tables.json": run.tables.model_dump_json(exclude_defaults=True) + "\n",
             "trace.json": chrome_trace(found.simulation),
+            "graph.json": run.model.graph.to_json() + "\n",
             "report.json": _json(report.model_dump(mode="json")),
             "report.md": to_markdown(report),
             "report.html": to_html(report),
