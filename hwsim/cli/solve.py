@@ -199,11 +199,14 @@ def diff(
 def _print_diff(found: "PlanDiff") -> None:
     from rich.table import Table
 
+    from hwsim.report import format as fmt
+
     out = console.out()
     totals = Table("quantity", "before", "after", "change", box=None)
     for total in found.totals:
-        change = "" if total.relative is None else f"{total.relative:+.2%}"
-        totals.add_row(total.name, f"{total.before:.6g}", f"{total.after:.6g}", change)
+        change = "" if total.relative is None else f"{fmt.signed(total.relative)} %"
+        title, before = fmt.total(total.name, total.before)
+        totals.add_row(title, before, fmt.total(total.name, total.after)[1], change)
     out.print(totals)
     if found.layers:
         layers = Table("layer", "before", "after", "error", "cycles", box=None)

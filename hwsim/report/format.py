@@ -18,6 +18,25 @@ def error(value: float | None) -> str:
     return "0" if value == 0 else f"{value:.3g}"
 
 
+_TOTALS: dict[str, tuple[str, float, Dimension | None]] = {
+    "error": ("predicted error (nats)", 1.0, None),
+    "cycles": ("cycles", 1.0, None),
+    "latency": ("latency", 1.0, "time"),
+    "energy_pj": ("energy", 1e-12, "energy"),
+    "bops": ("BOPs", 1.0, "count"),
+    "weight_bytes": ("weights", 1.0, "bytes"),
+    "activation_bytes": ("live activations", 1.0, "bytes"),
+}
+
+
+def total(name: str, value: float) -> tuple[str, str]:
+    """What one of the planner's totals is called, and its figure with its unit."""
+    title, scale, dimension = _TOTALS.get(name, (name, 1.0, None))
+    if dimension is None:
+        return title, cycles(value) if name == "cycles" else error(value)
+    return title, format_quantity(value * scale, dimension) if value else "0"
+
+
 def plain(value: float | None) -> str:
     """A number in the unit of its column: three digits, thousands set apart."""
     if value is None:

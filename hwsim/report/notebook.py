@@ -109,7 +109,7 @@ def solved(plans: "Sequence[Plan]") -> str:
 def difference(found: "PlanDiff") -> str:
     """The totals of two plans and the layers they decide otherwise."""
     totals = [
-        [t.name, f"{t.before:.6g}", f"{t.after:.6g}", "" if t.relative is None else f"{t.relative:+.2%}"]
+        [*fmt.total(t.name, t.before), fmt.total(t.name, t.after)[1], _change(t.relative)]
         for t in found.totals
     ]
     layers = [
@@ -118,6 +118,10 @@ def difference(found: "PlanDiff") -> str:
     ]
     changed = grid(["layer", "before", "after", "error"], layers) if layers else ""
     return grid(["quantity", "before", "after", "change"], totals) + changed
+
+
+def _change(relative: float | None) -> str:
+    return "" if relative is None else f"{fmt.signed(relative)} %"
 
 
 def facts(title: str, found: Mapping[str, object]) -> str:
