@@ -211,7 +211,8 @@ class _Messages:
         lowest = np.minimum.reduceat(through, first[:-1])[relaxation.layer_of_class]
         with np.errstate(invalid="ignore"):
             above = np.where(np.isinf(through), np.inf, through - lowest)
-        return above[relaxation.class_of] + self.cost - self.least[relaxation.class_of]
+        extra = above[relaxation.class_of] + self.cost - self.least[relaxation.class_of]
+        return extra * (1 - _ROUNDING)  # f itself may be 0 and then has no margin
 
 
 def plain_sum(space: Space, quantity: str) -> str:

@@ -95,3 +95,28 @@ def test_exact_limits_in_digits_agree_with_fractions(seed):
         for layer, entry in enumerate(plan):
             model.model.add(model.variables[space.x[layer][entry]] == 1)
         assert (model.run(Control()).status == "optimal") is fits
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_bound_of_zero_loses_no_plan_to_rounding(seed):
+    """All layers but one can stay free of error: the bound is 0, and errors of 17 digits do not fit a float."""
+    rng = random.Random(seed)
+    tables = Tables(
+        clock_hz=1.0,
+        layers=tuple(
+            LayerTable(
+                name=f"l{index}",
+                kind="linear",
+                options=tuple(
+                    LayerOption(
+                        scheme=f"s{cycles}", weight_bits=8, act_bits=8, error=error, cycles=cycles, energy_pj=0.0
+                    )
+                    for cycles, error in ((3, 0.0), (2, rng.uniform(1e-9, 1e-3)), (1, rng.uniform(1e3, 1e4)))
+                ),
+            )
+            for index in range(12)
+        ),
+    )
+    plan = solve(tables, Request(limits=Limits(latency=35.0)))
+    assert plan.status == "optimal"
+    assert plan.totals.error == min(layer.options[1].error for layer in tables.layers)
