@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, fx
 
+from quant.equalize import equalized
 from quant.errors import QuantError
+from quant.first_order import FIRST_ORDERS
 from quant.methods.bias_compensation import Shrinkage
 from quant.methods.calibrate import Calibrated, CalibrationOptions, Progress, calibrate
 from quant.methods.dual_clipping import DualClippingOptions
@@ -91,6 +93,11 @@ def calibration_options(recipe: Recipe) -> CalibrationOptions:
         options = replace(options, clip=clip)
     if "logsoftmax" in steps:
         options = replace(options, log_softmax=cast(ZeroMode, recipe.setting("logsoftmax", "zero")))
+    operators = [step for step in recipe.steps if step in (*FIRST_ORDERS, "gptq")]
+    if len(operators) > 1:
+        raise QuantError(f"recipe: {' and '.join(operators)} both make the first order; keep one")
+    if operators and operators[0] in FIRST_ORDERS:
+        options = replace(options, first_order=operators[0])
     if "gptq" in steps:
         settings = GptqOptions(
             damp=float(recipe.setting("gptq", "damp")),
@@ -141,6 +148,8 @@ def apply_recipe(
     polish: PolishContext | None = None,
 ) -> Calibrated:
     """Fit one recipe on all batches, without a referee."""
+    if "dfq" in recipe.steps:
+        module, _ = equalized(module)
     runner = GraphRunner(module)
     weighted = {product.name for product in runner.products.values() if product.kind != "matmul"}
     plan = expanded(assignment, recipe, weighted)
@@ -173,7 +182,7 @@ def _polished(
     options = preset_options(str(recipe.setting("pd", "preset")), architecture)
     iterations = int(recipe.setting("pd", "iterations"))
     if iterations >= 0:
-        options = replace(options, iterations=iterations)
+        options = replace(options, iterations=iterations, polish=iterations if options.polish else 0)
     corrects = architecture != "transformer" and options.lambda_r != float("inf")
     memory = {
         name: BatchNormMemory.of_output(mean, deviation)

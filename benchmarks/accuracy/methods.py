@@ -43,7 +43,7 @@ COMPOSED = {
     "vit": ["GPTQ+BC", "RepQuant+BC", "RepQuant+PIPE+BC"],
     "cnn": ["GPTQ+BC", "PIPE+GPTQ+BC", "PD-Quant+BC"],
 }
-SCHEMES = ["w4a4", "w2a4", "w4a8", "w3a4", "w8a8", "w6a6", "w4", "w3", "w2"]
+SCHEMES = ["w4a4", "w2a4", "w2a2", "w4a8", "w3a4", "w8a8", "w6a6", "w4", "w3", "w2"]
 DOUBLED = "PIPE"
 """Methods with this in their name spend twice the weight bits; they are compared among themselves."""
 

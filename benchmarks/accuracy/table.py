@@ -9,6 +9,7 @@ the same calibration images, and all seeds are scored on the same evaluation ima
 """
 
 import argparse
+import itertools
 import sys
 import time
 from collections.abc import Iterator
@@ -29,24 +30,18 @@ from quant.scheme import Scheme
 FOLDER = Path("reports/accuracy")
 
 
-def wanted(networks: list[str], schemes: list[str], methods: list[str], seeds: list[int]) -> Iterator[Cell]:
-    """All cells: the claims first, then cheap networks, baselines before methods, one seed of all before the next."""
-    for seed in seeds:
+def wanted(args: argparse.Namespace) -> Iterator[Cell]:
+    """The cells that were asked for: those of the claims first, then all by seed, scheme and network."""
+    for seed in args.seeds:
         for claim in CLAIMS:
             for method in (claim.base, claim.better):
-                if (
-                    claim.network in networks
-                    and claim.scheme in schemes
-                    and (method in methods or not methods)
-                ):
+                if claim.network in args.networks and (method in args.methods or not args.methods):
                     yield Cell(claim.network, claim.scheme, method, seed, SUBJECTS[claim.network].images)
-    for seed in seeds:
-        for scheme in schemes:
-            for network in networks:
-                family = SUBJECTS[network].family
-                for method in ["min-max", PLAIN, *SINGLE[family], *COMPOSED[family]]:
-                    if method in methods or not methods:
-                        yield Cell(network, scheme, method, seed, SUBJECTS[network].images)
+    for seed, scheme, network in itertools.product(args.seeds, args.schemes, args.networks):
+        subject = SUBJECTS[network]
+        for method in ["min-max", PLAIN, *SINGLE[subject.family], *COMPOSED[subject.family]]:
+            if not args.claims and (method in args.methods or not args.methods):
+                yield Cell(network, scheme, method, seed, subject.images)
 
 
 def measure(subject: Subject, cell: Cell) -> Outcome:
@@ -71,13 +66,14 @@ def main():
     parser.add_argument("--schemes", nargs="+", default=SCHEMES)
     parser.add_argument("--methods", nargs="+", default=[])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--claims", action="store_true", help="only the cells that the claims need")
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     stop = time.monotonic() + 60 * args.minutes
     store, subjects = Store(FOLDER / "cells.jsonl"), {}
-    for cell in wanted(args.networks, args.schemes, args.methods, args.seeds):
+    for cell in wanted(args):
         if cell in store.found:
             continue
         if time.monotonic() > stop:

@@ -19,6 +19,8 @@ from torch.fx.node import map_arg
 from quant import model_pass
 from quant.activation import ActQuantizer, quantizer_of
 from quant.errors import QuantError
+from quant.expansion import expand
+from quant.first_order import FIRST_ORDERS
 from quant.methods.activation_cache import BUDGET, ActivationCache
 from quant.methods.bias_compensation import MeanErrorAccumulator, Shrinkage, channel_axis
 from quant.methods.dual_clipping import (
@@ -64,6 +66,8 @@ class CalibrationOptions:
     scale_target: TargetScale = "mean"
     clip: DualClippingOptions | None = None
     log_softmax: ZeroMode | None = None
+    first_order: str | None = None
+    """An operator of `quant.first_order.FIRST_ORDERS` makes the first term instead of a grid and `gptq`."""
     gptq: GptqOptions | None = None
     asymmetric: bool = False
     bias: Shrinkage | None = None
@@ -253,6 +257,10 @@ class _Walk:
         options, groups = self.options, 1 if product.conv is None else product.conv.groups
         original = attribute(self.module, str(product.weight)).detach()
         weight = grouped(original, groups)
+        if options.first_order is not None:
+            made = expand(original, scheme, first=FIRST_ORDERS[options.first_order](original[0, 0].numel()))
+            value = value_of_terms(made.terms, original.shape)
+            return PlacedLayer(scheme, made.terms, value, layer.bias, layer.inputs)
         moments = None
         if options.gptq is not None or options.weight_scales == "mse":
             moments = self._moments(product, layer)

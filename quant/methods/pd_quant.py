@@ -31,7 +31,7 @@ from quant.methods.pd_training import UnitData, UnitTraining, hard_placement, st
 from quant.methods.prediction_loss import prediction_difference
 
 UnitProgress = Callable[[str, int, int, int, int], None]
-"""(unit, units done, units, iteration, iterations)"""
+"""(unit, units done, units, iteration, iterations); the polish counts as one more unit"""
 
 
 def pd_quant(
@@ -82,6 +82,8 @@ class _Run:
         held = round(options.holdout * len(batches))
         self.held = (max(held, 1) if options.holdout > 0 and len(batches) > 1 else 0) * self.size
         self.plan: UnitPlan = cut_into_units(self.runner)
+        polishes = options.polish > 0 and math.isfinite(options.lambda_r)
+        self.stages = len(self.plan.units) + polishes
         self.checkpoint, self.progress = checkpoint, progress
         self.cache = ActivationCache(options.memory)
         self.run = _fingerprint(calibrated, self.inputs, options) if checkpoint is not None else ""
@@ -106,16 +108,14 @@ class _Run:
                 else:
                     self._train(number, unit, streams, logits, resume)
                 streams = self._advance(unit, streams)
-            if self.options.polish and math.isfinite(self.options.lambda_r):
+            if self.stages > len(self.plan.units):
                 self._polish(logits)
         return Calibrated(self.calibrated.module, self.placement, self.notes)
 
     def _polish(self, logits: Tensor) -> None:
-        done, whole = len(self.plan.units), len(self.plan.units) + 1
-
         def after_step(iteration: int) -> None:
             if self.progress is not None:
-                self.progress("polish", done, whole, iteration, self.options.polish)
+                self.progress("polish", self.stages - 1, self.stages, iteration, self.options.polish)
 
         data = PolishData(self.inputs, logits, self.size, self.held)
         self.placement, before, after = polish(self.runner, self.placement, data, self.options, after_step)
@@ -198,7 +198,7 @@ class _Run:
             if iteration % self.options.checkpoint_every == 0 and iteration < self.options.iterations:
                 self._save(number, training)
             if self.progress is not None:
-                self.progress(unit.name, number, len(self.plan.units), iteration, self.options.iterations)
+                self.progress(unit.name, number, self.stages, iteration, self.options.iterations)
 
         data = UnitData(streams.quantized[:fit], corrected, target, logits[:fit], self._side)
         train_unit(self.runner, training, self.placement, data, self._tail(unit), after_step)

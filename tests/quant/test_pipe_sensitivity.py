@@ -160,9 +160,11 @@ def test_data_free_moments_follow_the_norm(small):
         module.norm.weight.copy_(torch.linspace(0.5, 3, 6))
         module.norm.bias.copy_(torch.linspace(-1, 1, 6))
     found = data_free_moments(export(module, x))
-    assert set(found) == {"first"}
+    assert set(found) == {"first", "second"}
     seen = module.norm(torch.randn(5000, 6))
     assert torch.allclose(found["first"].second, seen.double().square().mean(0), rtol=0.1)
+    inner = torch.relu(module.first(seen)).double().square().mean(0)
+    assert torch.allclose(found["second"].second, inner, rtol=0.3, atol=0.3)
 
 
 def test_norm_range_holds_zero_and_is_clipped_by_relu():

@@ -7,6 +7,7 @@ import torch
 from torch import fx
 
 from hwsim.model.load import load_model
+from quant.data_free import data_free_ranges
 from quant.ensemble import runnable
 from quant.fake import FakeProduct, fake_parts
 from quant.observe import observe_ranges, synthetic_inputs
@@ -100,6 +101,7 @@ def test_data_free_is_the_default_and_says_so():
     loaded = load_model(FAMILIES["vit"])
     plan = {p.name: Scheme(8, 8) for p in loaded.graph.products()}
     model = quantize(loaded.module, plan, ranges=None)
-    assert model.range_source == "synthetic"
-    given = observe_ranges(loaded.module, plan, synthetic_inputs(loaded.module), source="synthetic")
+    assert model.range_source == "data-free"
+    seen = observe_ranges(loaded.module, plan, synthetic_inputs(loaded.module), source="synthetic")
+    given = data_free_ranges(loaded.module, plan, seen)
     assert model.activations == quantize(loaded.module, plan, ranges=given).activations
