@@ -1,16 +1,18 @@
 """``hwsim simulate``: replay a plan, or a model in one scheme, on a described device."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from hwsim.cli import complete, console
-from hwsim.stages.simulate import replayer, write_trace
+from hwsim.errors import UserError
+from hwsim.stages.simulate import network, replayer, write_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hwsim.model.graph import LayerGraph
     from hwsim.simulate.simulation import Simulation
     from hwsim.target.schema import Target
 
@@ -33,6 +35,14 @@ def simulate(
     sweep: Annotated[
         str | None, typer.Option(help="What if: clock=1GHz:2GHz,units=1:2:4,dram_gbps=10:20.")
     ] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option("--output-dir", "-o", help="With --sweep: write sweep.svg and sweep.html here."),
+    ] = None,
+    compat: Annotated[
+        Literal["scalesim"] | None,
+        typer.Option(help="Systolic targets: each layer as SCALE-Sim 3.0.0 counts it, and corrected."),
+    ] = None,
     trace: Annotated[Path | None, typer.Option(help="Write a Chrome (Perfetto) trace to this file.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Samples per inference.")] = 1,
     sequence: Annotated[
@@ -43,15 +53,25 @@ def simulate(
     """Latency, energy, traffic and memory of one inference, tile by tile.
 
     Example: hwsim simulate --target edge_gpu --plan out/vit_b-edge_gpu/plan.json --trace trace.json
-    Example: hwsim simulate --model resnet50 --scheme w8a8 --target edge_gpu --sweep units=1:2:4
+    Example: hwsim simulate --model resnet50 --scheme w8a8 --target edge_gpu --sweep units=1:2:4 -o out/sweep
+    Example: hwsim simulate --model resnet50 --target edge_tpu --compat scalesim
     """
     from hwsim.target.load import load_target
 
     device = load_target(target)
+    if compat is not None:
+        if sweep is not None or trace is not None:
+            raise UserError("--compat: counts layers without a replay; leave --sweep and --trace away")
+        _print_compat(device, network(plan, model, batch=batch, sequence=sequence), json)
+        return
     run = replayer(plan, model, scheme=scheme, batch=batch, sequence=sequence)
     if sweep is not None:
-        _print_sweep(device, sweep, run, json)
+        if trace is not None:
+            raise UserError("--sweep: simulates many devices; leave --trace away")
+        _print_sweep(device, sweep, run, json, output_dir)
         return
+    if output_dir is not None:
+        raise UserError("--output-dir: is for the charts of a --sweep; a single replay writes --trace FILE")
     simulation = run(device)
     _note_float_layers(simulation, plan, scheme)
     if trace is not None:
@@ -142,11 +162,57 @@ def summary_lines(simulation: "Simulation") -> list[str]:
     ]
 
 
-def _print_sweep(device: "Target", text: str, run: "Callable[[Target], Simulation]", json: bool) -> None:
+def _print_compat(device: "Target", graph: "LayerGraph", json: bool) -> None:
+    """Cycles of each layer on the target's systolic array, as published and corrected."""
+    from hwsim.simulate.compat import compared_layers
+
+    rows = compared_layers(device, graph)
+    if json:
+        console.print_json([row.document() for row in rows])
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("layer", no_wrap=True)
+    for heading in ("instances", "SCALE-Sim 3.0.0", "corrected", "difference", "utilisation"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row.name, f"{row.instances}", f"{row.published_cycles:,}", f"{row.corrected_cycles:,}",
+            f"{100 * (row.corrected_cycles / row.published_cycles - 1):+.1f} %", f"{row.utilisation:.1f} %",
+        )  # fmt: skip
+    console.out().print(table)
+    published, corrected = (
+        sum(c) for c in zip(*((r.published_cycles, r.corrected_cycles) for r in rows), strict=True)
+    )
+    typer.echo(
+        f"all layers: {published:,} cycles as SCALE-Sim 3.0.0 counts, {corrected:,} corrected (drain, off by one): "
+        f"{100 * (corrected / published - 1):+.1f} %"
+    )
+    typer.echo("One array, no memory stalls, layers one after the other.")
+
+
+def _print_sweep(
+    device: "Target", text: str, run: "Callable[[Target], Simulation]", json: bool, output_dir: Path | None
+) -> None:
     from hwsim.simulate.sweep import parse_sweep, sweep
 
     axes = parse_sweep(text)
     points = sweep(device, axes, run)
+    if output_dir is not None:
+        from hwsim import files
+        from hwsim.report.sweep import SweepRow, standalone_svg, sweep_html
+
+        rows = [
+            SweepRow(
+                p.changes, p.simulation.seconds, p.simulation.roofline_cycles / p.simulation.clock_hz,
+                p.simulation.total_energy_pj * 1e-12,
+            )
+            for p in points
+        ]  # fmt: skip
+        files.write_text(output_dir / "sweep.svg", standalone_svg(rows))
+        files.write_text(output_dir / "sweep.html", sweep_html(rows, f"What if: {device.name}, {text}"))
+        console.log().print(f"charts: {output_dir / 'sweep.svg'}, {output_dir / 'sweep.html'}")
     if json:
         console.print_json(
             [

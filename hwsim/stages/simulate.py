@@ -17,21 +17,17 @@ def replayer(
     plan: Path | None, model: str | None, *, scheme: str = "w8a8", batch: int = 1, sequence: int | None = None
 ) -> "Callable[[Target], Simulation]":
     """What to simulate, with its graph loaded; give it a device."""
-    if (plan is None) == (model is None):
-        raise UserError("give either --plan plan.json or --model NAME")
+    graph = network(plan, model, batch=batch, sequence=sequence)
     from hwsim.simulate.cycle import simulate_plan, simulate_scheme
-    from hwsim.simulate.graph_source import layer_graph
     from hwsim.simulate.plan_file import assignments_of, read_plan
     from quant.scheme import Scheme
 
     if plan is not None:
-        document = read_plan(files.existing_file(plan, "--plan"))
-        graph = _plan_graph(plan, document.model, batch, sequence)
+        document = read_plan(plan)
         assignments = assignments_of(document)
         predictors = 1 if document.ensemble is None else document.ensemble.predictors
         return lambda device: simulate_plan(graph, assignments, predictors, device)
     parsed = Scheme.parse(scheme)
-    graph = layer_graph(model or "", batch=batch, sequence=sequence)
     return lambda device: simulate_scheme(graph, parsed, device)
 
 
@@ -42,12 +38,19 @@ def write_trace(simulation: "Simulation", path: Path) -> None:
     files.write_text(path, chrome_trace(simulation))
 
 
-def _plan_graph(plan: Path, model: str, batch: int, sequence: int | None) -> "LayerGraph":
-    """The graph that was planned: ``graph.json`` beside the plan, else exported from the plan's model."""
+def network(
+    plan: Path | None, model: str | None, *, batch: int = 1, sequence: int | None = None
+) -> "LayerGraph":
+    """The graph that was planned (``graph.json`` beside the plan, else exported anew), or the named model's."""
+    if (plan is None) == (model is None):
+        raise UserError("give either --plan plan.json or --model NAME")
     from hwsim.model.graph import LayerGraph
     from hwsim.simulate.graph_source import layer_graph
+    from hwsim.simulate.plan_file import read_plan
 
-    beside = plan.with_name("graph.json")
+    if plan is None:
+        return layer_graph(model or "", batch=batch, sequence=sequence)
+    beside = files.existing_file(plan, "--plan").with_name("graph.json")
     if beside.is_file():
         return LayerGraph.from_json(beside.read_text(encoding="utf-8"))
-    return layer_graph(model, batch=batch, sequence=sequence)
+    return layer_graph(read_plan(plan).model, batch=batch, sequence=sequence)
