@@ -69,8 +69,9 @@ def main():
     with torch.no_grad():
         exact = torch.cat([runner.logits(batch) for batch in batches])
     labels = test.labels[: len(exact)]
-    preset = paper_options("resnet") if args.paper else fast_options("resnet")
-    preset = replace(preset, iterations=args.iterations, holdout=0.2)
+    preset = fast_options("resnet", args.iterations)
+    if args.paper:
+        preset = replace(paper_options("resnet"), iterations=args.iterations, holdout=0.2)
     variants = {
         "calibrated only": None,
         "QDrop": (replace(preset, lambda_r=float("inf")), None),
