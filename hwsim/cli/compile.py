@@ -29,6 +29,10 @@ def compile_(
         int | None,
         typer.Option(min=1, max=64, help="Cores one inference may use; default: what the plan uses, else 1."),
     ] = None,
+    tune: Annotated[
+        bool,
+        typer.Option("--tune", help="Measure block sizes of every product on this machine; kept for later."),
+    ] = False,
     batch: Annotated[int, typer.Option(min=1, help="Samples per inference.")] = 1,
     sequence: options.Sequence = None,
     seed: options.Seed = 0,
@@ -49,13 +53,14 @@ def compile_(
         weights=None if weights is None else console.existing_file(weights, "--weights"),
         calibration_data=calibration_data,
         samples=samples,
+        tune=tune,
         batch=batch,
         sequence=sequence,
         seed=seed,
     )
     kept = config.kept(output_dir, "compile", console.flags(context))
     with kept, console.log().status("quantizing and lowering") as status:
-        result = run_compile(request, lambda _, done, total: status.update(f"kernel {done} of {total}"))
+        result = run_compile(request, lambda stage, done, total: status.update(f"{stage}: {done} of {total}"))
     if json:
         console.print_json(result.manifest)
         return
@@ -66,6 +71,8 @@ def _print(directory: Path, manifest: dict[str, Any]) -> None:
     integer = manifest["integer"]
     typer.echo(f"{directory}: {manifest['model']} for {manifest['machine']['name']}")
     typer.echo(f"  {manifest['steps']} steps, {manifest['kernels']} distinct kernels")
+    if manifest["tuned_kernels"]:
+        typer.echo(f"  {manifest['tuned_kernels']} kernels with tuned block sizes")
     typer.echo(f"  {_units_line(manifest['units'])}")
     typer.echo(f"  {100 * integer['integer_share']:.2f} % of multiply-accumulates in integer")
     for layer in integer["float_layers"]:

@@ -35,6 +35,7 @@ class CompileRequest:
     weights: Path | None = None
     calibration_data: str | None = None
     samples: int = 64
+    tune: bool = False
     batch: int = 1
     sequence: int | None = None
     seed: int = 0
@@ -67,19 +68,23 @@ def run_compile(request: CompileRequest, progress: Progress | None = None) -> Co
         raise UserError(
             "--threads: the thread pool is shipped for this machine only; compile with --isa host"
         )
+    if request.tune and request.isa != "host":
+        raise UserError("--tune: kernels are measured on this machine; compile with --isa host")
     units, ways = _units(request)
     # The compiler brings its own LLVM; importing it before torch's other libraries is the order that works.
     from hwsim.compile.artifact import write_artifact
     from hwsim.compile.isa import named_isa
     from hwsim.compile.lower_ensemble import lower_model
+    from hwsim.compile.tune import tune
 
     isa = named_isa(request.isa)
     model, quantized, record = _quantized(request)
     program = lower_model(quantized, isa, units=units, ways=ways)
 
-    def report(done: int, total: int) -> None:
-        if progress is not None:
-            progress("kernels", done, total)
+    def report(stage: str) -> Callable[[int, int], None]:
+        return lambda done, total: None if progress is None else progress(stage, done, total)
+
+    tuned = tune(program, isa, progress=report("tuning")) if request.tune else 0
 
     manifest = write_artifact(
         program,
@@ -93,11 +98,12 @@ def run_compile(request: CompileRequest, progress: Progress | None = None) -> Co
             "range_source": record.range_source,
             "remarks": list(record.remarks),
             "units": {"count": units, "predictors": _predictors(quantized), "ways": Counter(ways.values())},
+            "tuned_kernels": tuned,
             "preprocess": {k: v for k, v in model.data_config.items() if _plain(v)},
         },
         plan=None if request.plan is None else request.plan.read_text(encoding="utf-8"),
         threads=units,
-        progress=report,
+        progress=report("kernels"),
     )
     return CompileResult(request.output_dir, manifest)
 
