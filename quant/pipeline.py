@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from quant.equalize import equalized
 from quant.errors import QuantError
 from quant.first_order import FIRST_ORDERS
-from quant.methods.bias_compensation import Shrinkage
+from quant.methods.bias_compensation import BiasAxes, Shrinkage
 from quant.methods.calibrate import Calibrated, CalibrationOptions, Progress, calibrate
 from quant.methods.dual_clipping import DualClippingOptions
 from quant.methods.gptq import GptqOptions
@@ -110,7 +110,8 @@ def calibration_options(recipe: Recipe) -> CalibrationOptions:
     if "bc" in steps:
         shrinkage = cast(Shrinkage, recipe.setting("bc", "shrinkage"))
         path = "float" if recipe.setting("bc", "path") in ("float", "fp") else "quantized"
-        options = replace(options, bias=shrinkage, bias_path=path)
+        axes = cast(BiasAxes, recipe.setting("bc", "axes"))
+        options = replace(options, bias=shrinkage, bias_path=path, bias_axes=axes)
     return options
 
 

@@ -14,19 +14,24 @@ from quant.errors import QuantError
 Setting = bool | int | float | str
 
 STEPS: dict[str, dict[str, Setting]] = {
+    "dfq": {},
     "mse": {},
     "percentile": {},
     "reparam": {"target": "mean"},
     "clip": {"steps": 200, "learning_rate": 0.01, "batch_tokens": 1024},
     "logsoftmax": {"zero": "strict"},
+    "squant": {},
+    "pow2": {},
     "gptq": {"damp": 0.01, "block": 128, "act_order": False},
     "asymmetric": {},
     "pipe": {"order": 2},
-    "bc": {"shrinkage": "layer", "path": "quantized"},
+    "bc": {"shrinkage": "layer", "path": "quantized", "axes": "channel"},
     "pd": {"preset": "fast", "architecture": "auto", "iterations": -1},
 }
 """Steps in canonical order, with the settings each takes and their defaults.
 
+``dfq`` equalises ranges across ReLU first; ``squant`` (flips), ``pow2`` (power-of-two scales) and ``gptq`` are
+alternative operators for the first order of an expansion.
 ``pd``: preset ``fast`` (two cores), ``paper`` (the authors' settings) or ``qdrop`` (fast, without the prediction
 difference); -1 iterations are the preset's own.
 """

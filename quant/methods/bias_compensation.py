@@ -16,6 +16,8 @@ from torch import Tensor
 from quant.errors import QuantError
 
 Shrinkage = Literal["none", "layer", "coordinate"]
+BiasAxes = Literal["channel", "position"]
+"""One value a channel (folds into the layer's bias at no cost), or one for every output element of a sample."""
 
 
 @dataclass(frozen=True)

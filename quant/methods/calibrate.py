@@ -9,7 +9,7 @@ choice sees the errors of all earlier ones, and one pass does the work of RepQua
 # torch.fx nodes and metadata are untyped in torch's stubs.
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -22,7 +22,7 @@ from quant.errors import QuantError
 from quant.expansion import expand
 from quant.first_order import FIRST_ORDERS
 from quant.methods.activation_cache import BUDGET, ActivationCache
-from quant.methods.bias_compensation import MeanErrorAccumulator, Shrinkage, channel_axis
+from quant.methods.bias_compensation import BiasAxes, MeanErrorAccumulator, Shrinkage, channel_axis
 from quant.methods.dual_clipping import (
     DualClippingOptions,
     affine_grid,
@@ -72,6 +72,7 @@ class CalibrationOptions:
     asymmetric: bool = False
     bias: Shrinkage | None = None
     bias_path: Literal["quantized", "float"] = "quantized"
+    bias_axes: BiasAxes = "channel"
     rows: int = 16384
     """Input rows kept for the second moments of one layer."""
     memory: int = BUDGET
@@ -294,29 +295,28 @@ class _Walk:
 
     def _compensate(self, product: Product, layer: PlacedLayer) -> None:
         """Fit the bias on the outputs as they are now and add it to the layer (methods.md 4.7)."""
-        node = product.node
+        node, options = product.node, self.options
+        assert options.bias is not None
         rank = self.exact[0][node].dim()
         axis = channel_axis(rank, convolution=product.kind == "conv2d")
-        accumulator = MeanErrorAccumulator((axis,))
+        positional = options.bias_axes == "position"
+        accumulator = MeanErrorAccumulator(tuple(range(1, rank)) if positional else (axis,))
         for exact, quant in zip(self.exact, self.quant, strict=True):
             output = quant[node]
-            if self.options.bias_path == "float":
+            if options.bias_path == "float":
                 args = quantized_operands(self._arguments(node, exact), product, layer, self.placement)
                 output = node.target(*args)  # type: ignore[operator]
             accumulator.update(exact[node], output)
-        assert self.options.bias is not None
-        fitted = accumulator.solve(self.options.bias)
-        old = (
-            torch.zeros(fitted.bias.shape)
-            if product.bias is None
-            else attribute(self.module, product.bias).detach()
-        )
-        placed = PlacedLayer(layer.scheme, layer.terms, layer.weight, old + fitted.bias, layer.inputs)
+        fitted = accumulator.solve(options.bias).bias
+        if positional:
+            placed, shift = replace(layer, offset=fitted), fitted
+        else:
+            old = None if product.bias is None else attribute(self.module, product.bias).detach()
+            placed = replace(layer, bias=fitted if old is None else old + fitted)
+            shift = fitted.reshape([-1 if number == axis else 1 for number in range(rank)])
         self.placement = self.placement.with_layer(product.name, placed)
-        shape = [1] * rank
-        shape[axis] = -1
         for quant in self.quant:
-            quant[node] = self._kept(quant[node] + fitted.bias.reshape(shape))
+            quant[node] = self._kept(quant[node] + shift)
 
     def _arguments(self, node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
         return map_arg(node.args, lambda n: self.runner.read(n, env))

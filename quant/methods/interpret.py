@@ -38,6 +38,7 @@ class PlacedLayer:
     weight: Tensor | None = None  # value of the terms, shaped like the original weight
     bias: Tensor | None = None
     inputs: tuple[str | None, ...] = ()
+    offset: Tensor | None = None  # positional compensation, shaped like the output of one sample
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ class GraphRunner:
         args, kwargs = map_arg((node.args, node.kwargs), lambda n: self.read(n, env))
         if layer is not None and product is not None and placement is not None:
             args = quantized_operands(args, product, layer, placement)
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        value = node.target(*args, **kwargs)  # type: ignore[operator]
+        return value if layer is None or layer.offset is None else _moved(value, layer.offset, node.name)
 
     def read(self, node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
         """A value; stored tensors are read anew each time, because passes replace them."""
@@ -143,6 +145,16 @@ class GraphRunner:
         return env[output]
 
 
+def _moved(value: Tensor, offset: Tensor, name: str) -> Tensor:
+    """An output with its positional bias, which fits one size of sample only."""
+    if value.shape[1:] != offset.shape:
+        raise QuantError(
+            f"{name}: a positional bias of shape {tuple(offset.shape)} does not fit outputs of shape "
+            f"{tuple(value.shape[1:])}; fit it at this length or set the axes of bc to channel"
+        )
+    return value + offset
+
+
 def first_tensor_node(value: Any) -> fx.Node:
     """First node in a nest of graph outputs."""
     while not isinstance(value, fx.Node):
@@ -181,6 +193,10 @@ def integer_model(
         activations[key] = grid
     layers: dict[str, QuantizedLayer] = {}
     for name, layer in placement.layers.items():
+        if layer.offset is not None:
+            raise QuantError(
+                f"{name}: a positional bias has no integer operator; set the axes of bc to channel"
+            )
         product = products[name]
         shape = () if product.weight is None else tuple(attribute(module, product.weight).shape)
         bias = layer.bias

@@ -137,6 +137,35 @@ def test_sequential_bias_beats_float_path_bias_and_there_is_one_per_layer():
     assert torch.isfinite(expected).all()
 
 
+def test_positional_bias_leaves_no_error_at_any_position_and_fits_one_length():
+    """B7: the authors' size of B, simulation only."""
+    data = batches("pre_norm", 6)
+    options = CalibrationOptions("mse", "mse", bias="none", bias_axes="position")
+    result = calibrate(loaded("pre_norm"), assignment("pre_norm", "w3a6"), data, options)
+    assert result.placement.layers["fc1"].offset.shape == (7, 32)
+    runner, name = GraphRunner(result.module), "fc1"
+    node = next(node for node, product in runner.products.items() if product.name == name)
+    gaps = []
+    for batch in data:
+        exact, ours = runner.feed(batch), runner.feed(batch)
+        upto = runner.nodes[: runner.nodes.index(node) + 1]
+        with torch.no_grad():
+            runner.run(exact, upto, None, frozenset({node}))
+            runner.run(ours, upto, result.placement, frozenset({node}))
+        gaps.append(exact[node] - ours[node])
+    assert float(torch.cat(gaps).mean(0).abs().max()) < 1e-5
+    with pytest.raises(QuantError, match="does not fit outputs"):
+        runner.evaluate(node, _cut(runner, node, 5), result.placement)
+    with pytest.raises(QuantError, match="positional bias has no integer"):
+        integer_model(result.module, result.placement)
+
+
+def _cut(runner, node, length):
+    """The input of a product, shortened to a number of tokens."""
+    source = runner.products[node].inputs[0]
+    return {source: torch.zeros(8, length, source.meta["val"].shape[-1])}
+
+
 def test_bias_leaves_the_structure_of_several_outputs():
     """B4: a network that returns a tuple of batches still does, and only the layers' outputs move."""
     data = batches("paired", 3)
