@@ -23,7 +23,14 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.simulator.tables import markdown, write  # noqa: E402
 from hwsim.model.graph import Layer, LayerGraph  # noqa: E402
-from hwsim.simulate.calibration import Prediction, Workload, calibrate, prior, workload_of  # noqa: E402
+from hwsim.simulate.calibration import (
+    Prediction,
+    Workload,
+    calibrate,
+    points_to_measure,
+    prior,
+    workload_of,
+)  # noqa: E402
 from hwsim.simulate.graph_source import cache_path, layer_graph  # noqa: E402
 from hwsim.target.load import load_target  # noqa: E402
 from hwsim.target.schema import Target  # noqa: E402
@@ -239,11 +246,10 @@ def held_out(rows: list[Row]) -> Iterable[tuple[Row, Prediction]]:
         others = sorted((row for row in rows if row.network != network), key=lambda row: row.seconds)
         if not others:
             continue
-        count = min(POINTS, len(others))
-        picks = [others[round(i * (len(others) - 1) / max(1, count - 1))] for i in range(count)]
-        model = calibrate(
-            rows[0].target, [(row.workload, row.seconds) for row in picks], not rows[0].own_descriptor
-        )
+        relative = not rows[0].own_descriptor
+        chosen = points_to_measure(rows[0].target, [row.workload for row in others], POINTS, relative)
+        picks = [others[index] for index in chosen]
+        model = calibrate(rows[0].target, [(row.workload, row.seconds) for row in picks], relative)
         for row in rows:
             if row.network == network:
                 yield row, model.predict(row.workload)

@@ -150,6 +150,26 @@ def calibrate(
     return Calibration(found.logs, found.covariance, len(measured), spread)
 
 
+def points_to_measure(
+    target: "Target | Machine", workloads: Sequence[Workload], count: int, relative: bool = False
+) -> list[int]:
+    """Which workloads tell most of a device before any is measured: greedy D-optimal design on the prior.
+
+    Each next one is that whose prediction is least certain given the ones before it (Fedorov, 1972).
+    """
+    before = prior(target, relative)
+    gradients = [_gradient(before.logs, workload) for workload in workloads]
+    information = np.linalg.inv(before.covariance)
+    chosen: list[int] = []
+    for _ in range(min(count, len(workloads))):
+        covariance = np.linalg.inv(information)
+        left = [index for index in range(len(workloads)) if index not in chosen]
+        best = max(left, key=lambda index: float(gradients[index] @ covariance @ gradients[index]))
+        chosen.append(best)
+        information += np.outer(gradients[best], gradients[best]) / FIT_SPREAD**2
+    return chosen
+
+
 def _fit(
     before: Calibration, workloads: Sequence[Workload], wanted: NDArray[np.float64], spread: float
 ) -> Calibration:

@@ -165,6 +165,18 @@ def _split_resident(
 
 
 @jit
+def whole_bursts(stream: Row, burst: float) -> None:
+    """Each operand of each tile is a transfer of its own; the memory moves whole bursts."""
+    if burst <= 1:
+        return
+    for operand, every in (
+        (col.S_INPUT, col.S_INPUT_EVERY), (col.S_WEIGHT, col.S_WEIGHT_EVERY), (col.S_OUTPUT, col.S_OUTPUT_EVERY)
+    ):  # fmt: skip
+        transfers = np.ceil(stream[col.S_TILES] / stream[every])
+        stream[operand] = transfers * np.ceil(stream[operand] / transfers / burst - 1e-9) * burst
+
+
+@jit
 def ends_bytes(stream: Row, prefetch: bool) -> float:
     """Bytes of the first load and of the last store: what no compute can hide within the layer.
 
@@ -322,6 +334,7 @@ def _price_memory(
                 tile_stream(
                     instances, m, n, k, take_i, take_w, take_o, levels[level], compute, engine, stream
                 )
+                whole_bursts(stream, levels[level, col.L_BURST])
                 moved = stream[col.S_INPUT] + stream[col.S_WEIGHT] + stream[col.S_OUTPUT]
                 per_unit = moved / used
             else:
@@ -329,6 +342,7 @@ def _price_memory(
                     part_instances, part_m, part_n, k, take_i * input_share, take_w * weight_share,
                     take_o * output_share, levels[level], compute, engine, stream,
                 )  # fmt: skip
+                whole_bursts(stream, levels[level, col.L_BURST])
                 per_unit = stream[col.S_INPUT] + stream[col.S_WEIGHT] + stream[col.S_OUTPUT]
                 moved = per_unit * used
             if level == home:

@@ -8,7 +8,7 @@ E_PADS_WINDOW, ENGINE_COLUMNS = range(14, 16)
 # Memories (machine.Level).
 L_CAPACITY, L_RATE, L_SHARED, L_PJ, L_LATENCY, L_WEIGHTS, L_ACTIVATIONS, L_BUFFER, L_BUFFER_SHARED = range(9)
 # Where weights and activations have buffers of their own inside this memory: the size of the weight buffer, else 0.
-L_WEIGHT_BUFFER, LEVEL_COLUMNS = range(9, 11)
+L_WEIGHT_BUFFER, L_BURST, LEVEL_COLUMNS = range(9, 12)
 MAX_LEVELS = 9
 
 # Shapes of products; the window is the kernel area, 0 for a product of two activations. Prepared elements of the

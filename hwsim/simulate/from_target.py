@@ -141,6 +141,7 @@ def _levels(target: Target) -> tuple[tuple[Level, ...], tuple[float, float]]:
             holds_weights="weights" in level.holds,
             holds_activations="activations" in level.holds,
             latency_cycles=level.latency_cycles,
+            burst_bytes=level.burst_bytes,
             origin=f"memories.{index}",
         )
         for index, level in enumerate(target.levels)
@@ -161,7 +162,7 @@ def _levels(target: Target) -> tuple[tuple[Level, ...], tuple[float, float]]:
                 True,
                 False,
                 link.latency * target.clock_hz,
-                "host_link",
+                origin="host_link",
             )
         )
     return tuple(levels), (rate, link.latency * target.clock_hz)
