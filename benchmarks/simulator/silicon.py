@@ -23,14 +23,14 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.simulator.tables import markdown, write  # noqa: E402
 from hwsim.model.graph import Layer, LayerGraph  # noqa: E402
-from hwsim.simulate.calibration import (
+from hwsim.simulate.calibration import (  # noqa: E402
     Prediction,
     Workload,
     calibrate,
     points_to_measure,
     prior,
     workload_of,
-)  # noqa: E402
+)
 from hwsim.simulate.graph_source import cache_path, layer_graph  # noqa: E402
 from hwsim.target.load import load_target  # noqa: E402
 from hwsim.target.schema import Target  # noqa: E402
