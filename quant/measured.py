@@ -25,11 +25,15 @@ Env = dict[fx.Node, Any]
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One change of one product: another weight, or its activation operands on grids (None stays float)."""
+    """One change of one product: another weight, or its activation operands on grids (None stays float).
+
+    `centred` takes the mean error of every output channel away, as Bias Compensation does with a bias.
+    """
 
     key: Hashable
     weight: Tensor | None = None
     ranges: tuple[AffineRange | None, ...] = ()
+    centred: bool = False
 
 
 def divergence(reference: Tensor, output: Tensor, head: Head) -> float:
@@ -65,7 +69,10 @@ def measure_alone(
             if node.op == "call_function" and node.target in PRODUCTS and "layer" in node.meta:
                 results = found.setdefault(node.meta["layer"], {})
                 for trial in trials(node.meta["layer"]):
-                    outputs = [runner.changed(env, index, trial) for env in envs]
+                    changed = [runner.product(env, node, trial) for env in envs]
+                    if trial.centred:
+                        _centre(node, changed, [runner.product(env, node, Trial(None)) for env in envs])
+                    outputs = [runner.behind(env, index, y) for env, y in zip(envs, changed, strict=True)]
                     pairs = zip(references, outputs, strict=True)
                     results[trial.key] = sum(divergence(r, o, meaning) for r, o in pairs) / len(batches)
             for env, batch in zip(envs, batches, strict=True):
@@ -97,10 +104,9 @@ class _Runner(fx.Interpreter):
             self.step(env, node, batch)
         raise QuantError("measured errors: the graph has no output")
 
-    def changed(self, env: Env, index: int, trial: Trial) -> Tensor:
-        """The output with one product changed; `env` is left as it is."""
-        node, fork = self.nodes[index], dict(env)
-        self.env = fork
+    def product(self, env: Env, node: fx.Node, trial: Trial) -> Tensor:
+        """The value of a product under a trial."""
+        self.env = env
         args, kwargs = self.fetch_args_kwargs_from_env(node)
         operands = list(args)
         for position, interval in enumerate(trial.ranges):
@@ -108,7 +114,23 @@ class _Runner(fx.Interpreter):
                 operands[position] = args[position] + interval.error(args[position])
         if trial.weight is not None:
             operands[1] = trial.weight.reshape(args[1].shape).to(args[1].dtype)
-        fork[node] = node.target(*operands, **kwargs)
-        for dead in self.user_to_last_uses.get(node, ()):
+        assert callable(node.target)
+        return node.target(*operands, **kwargs)
+
+    def behind(self, env: Env, index: int, value: Tensor) -> Tensor:
+        """The output when node number `index` has this value; `env` is left as it is."""
+        fork = {**env, self.nodes[index]: value}
+        for dead in self.user_to_last_uses.get(self.nodes[index], ()):
             fork.pop(dead, None)
         return self.finish(fork, index + 1)
+
+
+def _centre(node: fx.Node, changed: Sequence[Tensor], plain: Sequence[Tensor]) -> None:
+    """Take the mean error of every output channel, over all batches, out of the changed values."""
+    channel = 1 if node.target is torch.ops.aten.conv2d.default else changed[0].dim() - 1
+    axes = [axis for axis in range(changed[0].dim()) if axis != channel]
+    errors = [c.mean(dim=axes, keepdim=True) - p.mean(dim=axes, keepdim=True)
+              for c, p in zip(changed, plain, strict=True)]  # fmt: skip
+    mean = torch.stack(errors).mean(dim=0)
+    for value in changed:
+        value.sub_(mean)

@@ -7,7 +7,7 @@ Gaussian weights and equal sensitivity of all layers stands in. ``ErrorProfile.b
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hwsim.errors import UserError
@@ -44,12 +44,18 @@ class LayerErrors:
         """Predicted divergence that this option adds."""
         if scheme.is_float:
             return 0.0
-        weight = self.weights[weight_part(scheme)].loss if self.weights else 0.0
-        return weight + self.activations[scheme.act_bits]
+        return self._weight(scheme).loss + self.activations[scheme.act_bits]
 
     def relative(self, scheme: Scheme) -> float:
         """Squared weight error over the squared weight."""
-        return self.weights[weight_part(scheme)].relative if self.weights else 0.0
+        return self._weight(scheme).relative
+
+    def _weight(self, scheme: Scheme) -> WeightError:
+        """What the profile knows of the weights; a recipe that was not measured counts as none."""
+        if not self.weights:
+            return WeightError(0.0, 0.0, 0.0, 0.0)
+        part = weight_part(scheme)
+        return self.weights[part if part in self.weights else replace(part, recipe=())]
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,15 @@ class ErrorProfile:
 
 def weight_part(scheme: Scheme) -> Scheme:
     """The scheme as far as it concerns the weights."""
-    return Scheme(scheme.weight_bits, None, scheme.order, scheme.kept, scheme.axis, scheme.binary_last)
+    return Scheme(
+        scheme.weight_bits,
+        None,
+        scheme.order,
+        scheme.kept,
+        scheme.axis,
+        scheme.binary_last,
+        recipe=scheme.recipe,
+    )
 
 
 def profile_errors(

@@ -1,11 +1,14 @@
 """Put an error profile right by measurement, where calibration data is at hand.
 
 For every layer the divergence of the output is measured with only its activations on each offered width, and
-with only its weights on each plain width (and on the coarsest expansion); the network runs in float otherwise.
+with only its weights on the coarsest, the middle and the finest width; the network runs in float otherwise.
 Activation errors are replaced by what was measured. The error of a weight option, which the Fisher information
 ranks well within one layer, is multiplied by what measurement said of the options nearest to it: the factor is
 interpolated over the logarithm of the estimate. The cost is about half a forward pass for each layer, width and
 sample.
+
+Weights are measured with and without Bias Compensation (``+bc``), which costs nothing at run time: so the
+planner may buy a bias before it buys a term, layer by layer.
 """
 
 import math
@@ -15,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hwsim.stages.error_profile import ErrorProfile, LayerErrors, WeightError
+from hwsim.stages.error_profile import ErrorProfile, LayerErrors, WeightError, weight_part
 from quant.scheme import Scheme
 
 if TYPE_CHECKING:
@@ -30,9 +33,16 @@ LEAST = 1e-9  # nats: below this a measured divergence is rounding noise of floa
 
 
 def measure_errors(
-    model: "LoadedModel", profile: ErrorProfile, batches: "Sequence[tuple[Tensor, ...]]"
+    model: "LoadedModel",
+    profile: ErrorProfile,
+    batches: "Sequence[tuple[Tensor, ...]]",
+    *,
+    compensation: bool = True,
 ) -> ErrorProfile:
-    """The profile with activation errors as measured and weight errors scaled to what was measured."""
+    """The profile with activation errors as measured and weight errors scaled to what was measured.
+
+    With ``compensation`` it also holds every weight option with a corrected bias.
+    """
     from quant.measured import measure_alone
 
     layers = {layer.name: layer for layer in model.graph.products()}
@@ -42,21 +52,22 @@ def measure_errors(
     def trials(name: str) -> "list[Trial]":
         layer = layers[name]
         weight = None if layer.weight is None else weights[layer.weight].detach()
-        return _trials(layer, weight, profile.layers[name], ranges)
+        found = _trials(layer, weight, profile.layers[name], ranges)
+        return [trial for trial in found if compensation or not trial.centred]
 
-    found = measure_alone(model.module, batches, trials)
-    corrected = {name: _corrected(errors, found.get(name, {})) for name, errors in profile.layers.items()}
+    results = measure_alone(model.module, batches, trials)
+    corrected = {name: _corrected(errors, results.get(name, {})) for name, errors in profile.layers.items()}
     samples = sum(len(batch[0]) for batch in batches)
     basis = f"{profile.basis}; each layer alone measured on {samples} of the samples"
     return replace(profile, layers=corrected, basis=basis)
 
 
 def anchors(errors: LayerErrors) -> list[Scheme]:
-    """The weight options to measure: every width alone, and the expansion with the largest error."""
-    plain = [scheme for scheme in errors.weights if scheme.order == 1]
-    expanded = [scheme for scheme in errors.weights if scheme.order > 1 and scheme.axis == "rows"]
-    coarsest = max(expanded, key=lambda scheme: errors.weights[scheme].loss, default=None)
-    return plain if coarsest is None else [*plain, coarsest]
+    """The weight options to measure: one term of the coarsest, the middle and the finest width."""
+    plain = [scheme for scheme in errors.weights if scheme.order == 1 and not scheme.recipe]
+    ordered = sorted(plain, key=lambda scheme: -errors.weights[scheme].loss)
+    places = sorted({0, len(ordered) // 2, len(ordered) - 1}) if ordered else []
+    return [ordered[place] for place in places]
 
 
 def _act_bits(profile: ErrorProfile) -> list[int]:
@@ -84,8 +95,11 @@ def _trials(
         ends = [ranges[bits].of(f"{layer.name}.in{index}") for index in range(operands)]
         grids = tuple(AffineRange(min(low, 0.0), max(high, 0.0), bits) for low, high in ends)
         found.append(Trial(bits, ranges=grids))
-    if weight is not None:
-        found += [Trial(scheme, weight=expand(weight, scheme).weight()) for scheme in anchors(errors)]
+    if weight is None:
+        return found
+    for scheme in anchors(errors):
+        expanded = expand(weight, scheme).weight()
+        found += [Trial(scheme, expanded), Trial(compensated(scheme), expanded, centred=True)]
     return found
 
 
@@ -94,17 +108,44 @@ def _corrected(errors: LayerErrors, measured: "Mapping[Hashable, float]") -> Lay
         bits: loss if bits is None else max(measured.get(bits, loss), LEAST)
         for bits, loss in errors.activations.items()
     }
+    weights = _scaled(errors.weights, {s: measured[s] for s in errors.weights if s in measured})
+    centred = {s: measured[compensated(s)] for s in errors.weights if compensated(s) in measured}
+    with_bias = {compensated(s): e for s, e in _scaled(errors.weights, centred).items()} if centred else {}
+    return LayerErrors(weights | with_bias, activations)
+
+
+def _scaled(
+    errors: "Mapping[Scheme, WeightError]", measured: Mapping[Scheme, float]
+) -> dict[Scheme, WeightError]:
+    """Every estimate times the factor by which the nearest measured ones were off."""
     known = sorted(
-        (math.log(max(error.loss, LEAST)), math.log(max(measured[scheme], LEAST) / max(error.loss, LEAST)))
-        for scheme, error in errors.weights.items()
-        if scheme in measured
+        (
+            math.log(max(errors[scheme].loss, LEAST)),
+            math.log(max(found, LEAST) / max(errors[scheme].loss, LEAST)),
+        )
+        for scheme, found in measured.items()
     )
     if not known:
-        return LayerErrors(errors.weights, activations)
+        return dict(errors)
     at, factor = zip(*known, strict=True)
 
     def scaled(error: WeightError) -> WeightError:
         ratio = float(np.interp(math.log(max(error.loss, LEAST)), at, factor))
         return replace(error, loss=error.loss * math.exp(ratio))
 
-    return LayerErrors({scheme: scaled(e) for scheme, e in errors.weights.items()}, activations)
+    return {scheme: scaled(error) for scheme, error in errors.items()}
+
+
+def compensated(scheme: Scheme) -> Scheme:
+    """The same scheme with Bias Compensation in its recipe."""
+    return replace(scheme, recipe=("bc",))
+
+
+def with_compensation(
+    offered: "Sequence[Sequence[Scheme]]", profiles: Sequence[LayerErrors]
+) -> list[list[Scheme]]:
+    """The offered schemes, each also with the compensation whose error is known."""
+    return [
+        [*schemes, *(compensated(s) for s in schemes if weight_part(compensated(s)) in errors.weights)]
+        for schemes, errors in zip(offered, profiles, strict=True)
+    ]

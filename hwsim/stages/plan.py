@@ -184,6 +184,10 @@ def _tables(request: PlanRequest, target: "Target", model: "LoadedModel", progre
     offered = network_schemes(products, target, request.widths)
     with progress.stage(stages.PROFILING):
         profile = _profile(request, target, model, offered)
+        if request.measured:
+            from hwsim.stages.measured_errors import with_compensation
+
+            offered = with_compensation(offered, [profile.layers[layer.name] for layer in products])
     with progress.stage(stages.PRICING):
         costs = layer_costs(products, offered, target, graph_layers=model.graph.layers)
         vectors = vector_costs(model.graph.layers, target)
