@@ -4,7 +4,6 @@ Each sample is `inputs` or `(inputs, label)`; inputs are one array or tensor, or
 batch dimension and already prepared for the model. The function is called once for every pass over the data.
 """
 
-import importlib.util
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from hwsim.data.dataset import DataRecord, Dataset, InputForm, Sample, check_shape, sha256_of_parts
 from hwsim.errors import UserError
+from hwsim.user_code import run_file
 
 
 def open_callback(spec: str, form: InputForm, limit: int | None) -> Dataset:
@@ -44,12 +44,10 @@ def open_callback(spec: str, form: InputForm, limit: int | None) -> Dataset:
 
 
 def _load(path: Path, name: str, spec: str) -> Any:
-    module_spec = importlib.util.spec_from_file_location(f"hwsim_data_{path.stem}", path)
-    if not path.is_file() or module_spec is None or module_spec.loader is None:
+    if not path.is_file():
         raise UserError(f"{spec}: no Python file {path}; write FILE.py:FUNCTION")
-    module = importlib.util.module_from_spec(module_spec)
     try:
-        module_spec.loader.exec_module(module)
+        module = run_file(path)
     except Exception as error:
         raise UserError(f"{spec}: {type(error).__name__}: {error}") from error
     function = getattr(module, name, None)

@@ -1,6 +1,5 @@
 """A model from a function of the user's own file: ``FILE.py:FACTORY`` returns a module, or (module, example inputs)."""
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from hwsim.errors import UserError
 from hwsim.model.sources import ModelSource
+from hwsim.user_code import run_file
 
 OwnWeights = Literal["given", "random"]
 
@@ -40,12 +40,8 @@ def _find(source: ModelSource) -> Callable[..., Any]:
     path = Path(source.name)
     if not path.is_file():
         raise UserError(f"--model {source.asked}: no such file {path}")
-    spec = importlib.util.spec_from_file_location(f"hwsim_factory_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    namespace = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(namespace)
+        namespace = run_file(path)
     except Exception as error:
         raise UserError(f"--model {source.asked}: {type(error).__name__}: {first_line(error)}") from error
     factory = getattr(namespace, source.factory or "", None)
