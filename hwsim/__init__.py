@@ -20,6 +20,7 @@ for _name in ("compile", "report", "simulate"):
     import_module(f"hwsim.{_name}")
 
 from hwsim.api import (  # noqa: E402
+    bench,
     compile,
     diff,
     evaluate,
@@ -34,6 +35,6 @@ from hwsim.api import (  # noqa: E402
 from hwsim.errors import HwsimError, InfeasibleError, UserError, ViolationError  # noqa: E402
 
 __all__ = [
-    "plan", "report", "quantize", "evaluate", "compile", "run", "simulate", "solve", "diff", "load_target",
+    "plan", "report", "quantize", "evaluate", "compile", "run", "bench", "simulate", "solve", "diff", "load_target",
     "HwsimError", "InfeasibleError", "UserError", "ViolationError",
 ]  # fmt: skip

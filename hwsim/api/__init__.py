@@ -3,10 +3,10 @@
 Nothing heavy is imported before a function is called.
 """
 
-from hwsim.api.deploying import compile, evaluate, quantize, run, simulate
+from hwsim.api.deploying import bench, compile, evaluate, quantize, run, simulate
 from hwsim.api.planning import diff, plan, solve
 from hwsim.api.reporting import load_target, report
 
 __all__ = [
-    "plan", "solve", "diff", "quantize", "evaluate", "compile", "run", "simulate", "report", "load_target",
+    "plan", "solve", "diff", "quantize", "evaluate", "compile", "run", "bench", "simulate", "report", "load_target",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""``quantize``, ``evaluate``, ``compile``, ``run`` and ``simulate``: from a plan to a module that runs."""
+"""``quantize``, ``evaluate``, ``compile``, ``run``, ``bench`` and ``simulate``: from a plan to a module that runs."""
 
 import tempfile
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from hwsim.api import given
 
 if TYPE_CHECKING:
     from hwsim.api.given import ModelLike, PlanLike, TargetLike
+    from hwsim.measure.bench import Bench
     from hwsim.simulate.simulation import Simulation
     from hwsim.stages.compile import CompileResult
     from hwsim.stages.evaluate import Evaluation
@@ -112,6 +113,7 @@ def compile(
     samples: int = 64,
     isa: str = "host",
     threads: int = 1,
+    tune: bool = False,
     batch: int = 1,
     sequence: int | None = None,
     seed: int = 0,
@@ -135,6 +137,7 @@ def compile(
         output_dir=directory,
         isa=isa,
         threads=threads,
+        tune=tune,
         plan=None if plan is None else given.plan_file(plan),
         scheme=scheme,
         quantized=given.path(quantized_dir),
@@ -163,6 +166,52 @@ def run(
 
     folder = artifact if isinstance(artifact, str | Path) else artifact.directory
     return run_artifact(Path(folder), input, output=given.path(output), repeat=repeat, top=top)
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """Predicted and measured times of an artifact, layer by layer and whole."""
+
+    bench: "Bench"
+
+    @property
+    def predicted(self) -> float:
+        """Simulated seconds of one inference."""
+        return self.bench.predicted
+
+    @property
+    def measured(self) -> float:
+        """Median of the measured seconds of one inference."""
+        return self.bench.measured.median
+
+    def _repr_html_(self) -> str:
+        from hwsim.report import notebook
+
+        return notebook.bench(self.bench)
+
+
+def bench(
+    artifact: "CompileResult | str | Path",
+    *,
+    target: "TargetLike",
+    scheme: str | None = None,
+    rounds: int = 5,
+    rpc: str | None = None,
+    key: str = "",
+) -> BenchResult:
+    """Measure an artifact layer by layer and whole, beside the simulator's prediction for ``target``.
+
+    ``rpc`` is the HOST:PORT of a TVM RPC server; without it the artifact runs here. ``scheme`` says what an artifact
+    without a plan holds.
+    """
+    from hwsim.api.reporting import load_target
+    from hwsim.measure.bench import read_manifest_document, run_bench
+    from hwsim.measure.remote import open_device
+
+    folder = Path(artifact) if isinstance(artifact, str | Path) else artifact.directory
+    device = load_target(target) if isinstance(target, str | Path) else target
+    isa = str(read_manifest_document(folder)["machine"]["name"])
+    return BenchResult(run_bench(folder, device, open_device(rpc, key, isa), scheme, rounds))
 
 
 @dataclass(frozen=True)

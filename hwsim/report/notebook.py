@@ -13,6 +13,7 @@ from hwsim.report.document import Report
 from hwsim.units import format_quantity
 
 if TYPE_CHECKING:
+    from hwsim.measure.bench import Bench
     from hwsim.simulate.simulation import Simulation
     from hwsim.stages.evaluate import Evaluation
     from hwsim.stages.report import ReportResult
@@ -89,6 +90,27 @@ def run(found: "RunResult") -> str:
         facts.append(f"median {format_quantity(found.median_seconds, 'time')}")
     rows = [[str(index), f"{value:.6g}"] for index, value in found.top]
     return headed(found.model, facts) + grid(["index", "value"], rows)
+
+
+def bench(found: "Bench") -> str:
+    """Predicted beside measured: the whole inference and the layers that take the longest."""
+    whole = [
+        f"predicted {format_quantity(found.predicted, 'time')}, measured "
+        f"{format_quantity(found.measured.median, 'time')}: {fmt.signed(found.error)} %",
+        f"median difference of a layer {fmt.percent(found.median_layer_error)}",
+    ]
+    slowest = sorted(found.layers, key=lambda layer: -layer.measured.median)[:10]
+    rows = [
+        [
+            layer.name,
+            format_quantity(layer.predicted, "time"),
+            format_quantity(layer.measured.median, "time"),
+            fmt.signed(layer.error),
+        ]
+        for layer in slowest
+    ]
+    title = f"{found.model} on {found.device}, predicted with {found.target}"
+    return headed(title, whole) + grid(["slowest layers", "predicted", "measured", "difference (%)"], rows)
 
 
 def solved(plans: "Sequence[Plan]") -> str:
