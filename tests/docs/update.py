@@ -24,6 +24,10 @@ def refreshed(shown: list[str], printed: list[str]) -> list[str]:
         if found is None:
             return printed
         lines.append(found)
+    try:
+        check("\n".join(printed), lines, "")
+    except AssertionError:
+        return printed
     return lines
 
 
