@@ -217,6 +217,20 @@ def test_correction_recovers_the_batch_norm_input():
     assert float(ours) == pytest.approx(mean + (deviation**2).sum(1).mean() + 8 / 0.5, rel=1e-3)
 
 
+def test_memory_behind_the_norm_compares_the_folded_output_itself():
+    """A loader keeps beta and |gamma|; a dead channel (gamma 0) is left out."""
+    g = torch.Generator().manual_seed(0)
+    kept = BatchNormMemory.of_output(torch.tensor([0.3, -1.0, 2.0]), torch.tensor([0.5, 2.0, 0.0]))
+    y = torch.randn(2, 3, 4, 4, generator=g)
+    values, live = kept.input_of(y)
+    torch.testing.assert_close(values[:, :2], y[:, :2])
+    assert live.tolist() == [True, True, False]
+    flat = y[:, :2].flatten(2).numpy().astype(np.float64)
+    gap = ((flat.mean(2) - [0.3, -1.0]) ** 2).sum(1).mean()
+    gap += ((np.sqrt(flat.var(2, ddof=1) + 1e-6) - np.sqrt(np.array([0.25, 4.0]) + 1e-6)) ** 2).sum(1).mean()
+    assert float(correction_loss([(y, kept)], y, y, 0.02)) == pytest.approx(gap, rel=1e-5)
+
+
 def test_correction_moves_towards_the_memory_and_is_tied_by_lambda():
     runner, data = GraphRunner(loaded("residual")), batches("residual", 1)[0]
     unit = cut_into_units(runner).units[0]

@@ -1,15 +1,18 @@
 """Recipes as data, neutral settings, and the referee."""
 
+import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 from quant.errors import QuantError
 from quant.methods.interpret import GraphRunner
+from quant.methods.pd_options import fast_options, paper_options
 from quant.model_pass import find_products
-from quant.pipeline import apply_recipe, run_recipe, uniform_assignment
+from quant.pipeline import PolishContext, apply_recipe, architecture_of, run_recipe, uniform_assignment
 from quant.recipe import Recipe, recipe_of_schemes
 from quant.scheme import Scheme
 from tests.quant.methods.toy_networks import batches, loaded
@@ -114,6 +117,37 @@ def test_no_holdout_keeps_everything_and_one_batch_needs_it():
     with torch.no_grad():
         exact = GraphRunner(loaded("pre_norm")).logits(data[0])
         assert float((model.integer()(*data[0])[0] - exact).abs().max()) < 0.5 * float(exact.abs().max())
+
+
+def test_pd_takes_the_preset_of_the_architecture(monkeypatch):
+    import quant.methods.pd_quant as module
+
+    seen = []
+    monkeypatch.setattr(
+        module, "pd_quant", lambda made, batches, options, **rest: seen.append((options, rest)) or made
+    )
+    statistics = PolishContext({"a": (torch.zeros(8), torch.ones(8))})
+    for network, preset in (
+        ("residual", "fast"),
+        ("residual", "qdrop"),
+        ("pre_norm", "fast"),
+        ("residual", "paper"),
+    ):
+        plan = uniform_assignment(names(network), Scheme(8, 8))
+        recipe = Recipe.parse({"steps": ["pd"], "pd": {"preset": preset}})
+        apply_recipe(loaded(network), plan, batches(network, 1), recipe, polish=statistics)
+    assert [architecture_of(GraphRunner(loaded(n))) for n in ("residual", "pre_norm")] == [
+        "mobilenet",
+        "transformer",
+    ]
+    options = [item[0] for item in seen]
+    assert options == [
+        fast_options("mobilenet"),
+        replace(fast_options("mobilenet"), lambda_r=math.inf),
+        fast_options("transformer"),
+        paper_options("mobilenet"),
+    ]
+    assert [sorted(item[1]["memory"]) for item in seen] == [["a"], [], [], ["a"]]
 
 
 def test_schemes_name_their_recipe():
