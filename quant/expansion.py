@@ -130,7 +130,8 @@ class _Chain:
         self._check_resolution()
         self.tables = None
         if rule == "joint" and first is None:
-            self.tables = chain_tables(flat.to(torch.float32).numpy(), (self.bits,), max(1, self.depth))
+            matrix = flat.to(torch.float32).numpy()
+            self.tables = chain_tables(matrix, (self.bits,), max(1, self.depth), by_column=False)
 
     def _check_resolution(self) -> None:
         """Trap P9: a last scale below the resolution of float32 beside the first is no term at all."""

@@ -92,7 +92,8 @@ def profile_layer(
         sorted({b for scheme in weight_schemes for b in scheme.term_bits if b > 1 or scheme.weight_bits == 1})
     )
     orders = max((scheme.order for scheme in weight_schemes), default=1)
-    tables = chain_tables(flat, bits or (8,), orders, moments, fisher)
+    by_column = any(without_idle_axis(scheme).axis == "columns" for scheme in weight_schemes)
+    tables = chain_tables(flat, bits or (8,), orders, moments, fisher, by_column=by_column)
     reader = _Reader(
         tables, flat.shape, kernel, groups, row_fisher, moments is not None, fisher is not None, macs
     )
