@@ -3,12 +3,15 @@
 Batch norm makes channel c close to N(beta_c, gamma_c^2); layer norm makes it close to a distribution with mean
 beta_c and deviation |gamma_c|. The moments pass through what stands between the norm and the product: views,
 pooling and dropout leave them, ReLU clips a normal, GELU and friends are integrated numerically. Elsewhere
-(inputs of the network, sums of branches) nothing is known and the product is left out of the answer.
+(inputs of the network, embeddings) nothing is known and the product is left out of the answer.
+
+Behind a product that no batch norm followed, channels are sums of independent inputs, hence normal: mean W m + b,
+variance W^2 v; so are sums of two branches.
 """
 # pyright: basic
 # torch.fx nodes are untyped in torch's stubs.
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,10 +40,11 @@ NODES = 64
 
 @dataclass(frozen=True, eq=False)
 class ChannelMoments:
-    """Mean and second moment of each channel; `mean` and `deviation` of the normal before activations."""
+    """Mean and second moment of each channel; `is_normal` where no activation came in between."""
 
     mean: Tensor
     second: Tensor
+    is_normal: bool = False
 
     @property
     def deviation(self) -> Tensor:
@@ -51,7 +55,7 @@ class ChannelMoments:
 def normal_moments(mean: Tensor, deviation: Tensor) -> ChannelMoments:
     """Moments of independent normal channels."""
     wide, spread = mean.double(), deviation.double().abs()
-    return ChannelMoments(wide, wide.square() + spread.square())
+    return ChannelMoments(wide, wide.square() + spread.square(), is_normal=True)
 
 
 def through(moments: ChannelMoments, function: Callable[[Tensor], Tensor]) -> ChannelMoments:
@@ -92,39 +96,36 @@ def norm_range(beta: Tensor, gamma: Tensor, *, rectify: bool, width: float = 6.0
     return (0.0 if rectify else min(low, 0.0)), max(high, 0.0)
 
 
-def data_free_moments(
-    module: fx.GraphModule, folded: Mapping[str, tuple[Tensor, Tensor]] | None = None
-) -> dict[str, ChannelMoments]:
-    """Moments of the input channels of each product that a norm determines.
+def data_free_moments(module: fx.GraphModule) -> dict[str, ChannelMoments]:
+    """Moments of the input channels of each product that a norm determines, by layer name.
 
-    Args:
-        module: exported graph whose products carry `meta["layer"]`.
-        folded: (beta, gamma) by layer name of the batch norm that was folded into that product; without it
-            `node.meta["batch_norm"]` is read where the loader has left it.
+    Products are those with `meta["layer"]`; `meta["batch_norm"]`, where the loader has left it, is mean and
+    deviation behind the batch norm that was folded into the product. Grouped convolutions are left out: a
+    column of their weight meets another channel in every group.
     """
-    known: dict[fx.Node, ChannelMoments] = {}
+    known = channel_moments(module)
     found: dict[str, ChannelMoments] = {}
     for node in module.graph.nodes:
-        if node.op != "call_function":
-            continue
-        source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
-        name = node.meta.get("layer")
-        if node.target in PRODUCTS and name is not None and source in known:
-            moments = known[source]
-            weight = _attribute(module, node.args[1])
-            if weight is not None and weight.shape[1] == len(moments.mean):
-                found[name] = moments
-        made = _moments_of(module, node, source, known)
-        norm = (folded or {}).get(str(name)) or node.meta.get("batch_norm")
-        if norm is not None and node.target in PRODUCTS:
-            made = normal_moments(*norm)
-        if made is not None:
-            known[node] = made
+        if node.op == "call_function" and node.target in PRODUCTS and "layer" in node.meta:
+            weight, moments = _attribute(module, node.args[1]), known.get(node.args[0])
+            if moments is not None and weight is not None and weight.shape[1] == len(moments.mean):
+                found[str(node.meta["layer"])] = moments
     return found
 
 
+def channel_moments(module: fx.GraphModule) -> dict[fx.Node, ChannelMoments]:
+    """Moments of the channels of every node that a norm determines."""
+    known: dict[fx.Node, ChannelMoments] = {}
+    for node in module.graph.nodes:
+        if node.op == "call_function":
+            made = _moments_of(module, node, known)
+            if made is not None:
+                known[node] = made
+    return known
+
+
 def _moments_of(
-    module: fx.GraphModule, node: fx.Node, source: fx.Node | None, known: dict[fx.Node, ChannelMoments]
+    module: fx.GraphModule, node: fx.Node, known: Mapping[fx.Node, ChannelMoments]
 ) -> ChannelMoments | None:
     if node.target is aten.layer_norm.default:
         gamma, beta = (_attribute(module, _argument(node, position)) for position in (2, 3))
@@ -137,11 +138,43 @@ def _moments_of(
     if node.target is aten.batch_norm.default:
         gamma, beta = (_attribute(module, _argument(node, position)) for position in (1, 2))
         return None if gamma is None or beta is None else normal_moments(beta, gamma)
-    if source not in known:
+    inputs = [known.get(arg) for arg in node.args if isinstance(arg, fx.Node)]
+    if node.target in PRODUCTS:
+        norm = node.meta.get("batch_norm")
+        return normal_moments(*norm) if norm is not None else _behind_product(module, node, inputs[0])
+    if not inputs or inputs[0] is None:
         return None
+    if node.target is aten.add.Tensor:
+        return _sum_of(inputs)
     if node.target in UNARY:
-        return through(known[source], UNARY[node.target])
-    return known[source] if node.target in KEEPING else None
+        return through(inputs[0], UNARY[node.target])
+    return inputs[0] if node.target in KEEPING else None
+
+
+def _behind_product(
+    module: fx.GraphModule, node: fx.Node, inputs: ChannelMoments | None
+) -> ChannelMoments | None:
+    weight, bias = (_attribute(module, _argument(node, position)) for position in (1, 2))
+    if weight is None or inputs is None:
+        return None
+    taps = weight.double().flatten(2) if weight.dim() > 2 else weight.double()[:, :, None]
+    groups = len(inputs.mean) // taps.shape[1]
+    if groups * taps.shape[1] != len(inputs.mean) or len(taps) % groups:
+        return None
+    taps = taps.reshape(groups, -1, *taps.shape[1:])
+    mean = torch.einsum("goik,gi->go", taps, inputs.mean.reshape(groups, -1)).flatten()
+    spread = inputs.deviation.square().reshape(groups, -1)
+    variance = torch.einsum("goik,gi->go", taps.square(), spread).flatten()
+    return normal_moments(mean if bias is None else mean + bias.double(), variance.sqrt())
+
+
+def _sum_of(branches: Sequence[ChannelMoments | None]) -> ChannelMoments | None:
+    known = [branch for branch in branches if branch is not None]
+    if len(branches) != 2 or len(known) != 2 or known[0].mean.shape != known[1].mean.shape:
+        return None
+    left, right = known
+    spread = (left.deviation.square() + right.deviation.square()).sqrt()
+    return normal_moments(left.mean + right.mean, spread)
 
 
 def _argument(node: fx.Node, position: int) -> Any:

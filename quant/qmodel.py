@@ -16,6 +16,7 @@ from torch import Tensor, fx
 
 from quant import model_pass, qstore
 from quant.activation import ActKind, ActQuantizer, ActRanges, quantizer_of
+from quant.data_free import data_free_ranges
 from quant.errors import QuantError
 from quant.expansion import make_terms
 from quant.fake import fake_module
@@ -173,8 +174,8 @@ def quantize(
 ) -> QuantizedModel:
     """Quantize the products named in `assignment`; layers absent or `fp` stay in float.
 
-    Without `ranges` none are calibrated: they are observed on seeded synthetic inputs, and
-    `QuantizedModel.range_source` says so.
+    Without `ranges` none are calibrated: they come from the statistics of the norms and, where no norm reaches,
+    from seeded synthetic inputs; `QuantizedModel.range_source` says so.
     """
     options = options or QuantizeOptions()
     products = {product.name: product for product in model_pass.find_products(module)}
@@ -183,7 +184,8 @@ def quantize(
         raise QuantError(f"{unknown[0]}: not a product of this model, so it cannot be quantized")
     if ranges is None:
         inputs = synthetic_inputs(module, seed=options.seed)
-        ranges = observe_ranges(module, assignment, inputs, source="synthetic")
+        observed = observe_ranges(module, assignment, inputs, source="synthetic")
+        ranges = data_free_ranges(module, assignment, observed)
     layers: dict[str, QuantizedLayer] = {}
     activations: dict[str, ActQuantizer] = {}
     shared: dict[tuple[fx.Node, int], str] = {}
