@@ -101,3 +101,10 @@ def equalize(first: Tensor, bias: Tensor | None, second: Tensor) -> tuple[Tensor
     across = (1, -1, *(1,) * (second.dim() - 2))
     scaled_bias = None if bias is None else bias / factor
     return first / factor.reshape(shape), scaled_bias, second * factor.reshape(across)
+
+
+FIRST_ORDERS: dict[str, Callable[[int], FirstOrder]] = {
+    "squant": squant_flips,
+    "pow2": lambda kernel: power_of_two,
+}
+"""Operators without data that a recipe may ask for, made for a kernel of so many adjacent columns."""
