@@ -90,8 +90,13 @@ def main():
             f"seed {cell.seed}: {top:.2f} % in {outcome.seconds} s",
             flush=True,
         )
-        write_network(FOLDER / f"{cell.network}.md", store, cell.network)
-    for network in args.networks:
+        write_pages(store)
+    write_pages(store)
+
+
+def write_pages(store: Store):
+    """All pages from what the store holds."""
+    for network in SUBJECTS:
         write_network(FOLDER / f"{network}.md", store, network)
     write_claims(FOLDER / "claims.md", store)
 
