@@ -3,12 +3,16 @@
 A value is alive from the layer that makes it to the last layer that reads it; graph inputs live from the start, graph
 outputs to the end. While a layer runs, its inputs and its output are alive together. The maximum over the layers is
 what an activation memory must hold when nothing is recomputed and every value is freed after its last use.
+
+One walk serves all: the memory of a model (here), the simulator's placement and the planner's live sets.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hwsim.model.graph import Layer, LayerGraph
+
+Ranges = dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class LiveRanges:
         peak_layer: The layer at which it occurs.
     """
 
-    ranges: dict[str, tuple[int, int]]
+    ranges: Ranges
     live: tuple[float, ...]
     peak: float
     peak_layer: str
@@ -34,26 +38,35 @@ def live_ranges(graph: LayerGraph, size: Callable[[Layer], float] | None = None)
     sizes = {
         f"input:{name}": _volume(shape) for name, shape in zip(graph.inputs, graph.input_shapes, strict=False)
     }
-    first = dict.fromkeys(sizes, 0)
-    for step, layer in enumerate(graph.layers):
-        sizes[layer.name] = measure(layer)
-        first[layer.name] = step
-    last = dict(first)
-    for step, layer in enumerate(graph.layers):
-        for source in layer.inputs:
-            last[source] = step
-    last.update(dict.fromkeys(graph.outputs, len(graph.layers) - 1))
-    live = _sweep(sizes, first, last, len(graph.layers))
+    sizes |= {layer.name: measure(layer) for layer in graph.layers}
+    ranges = value_ranges(graph.layers, graph.outputs)
+    for name in graph.inputs:
+        ranges[f"input:{name}"] = (0, ranges.get(f"input:{name}", (0, 0))[1])
+    ranges = {name: ranges[name] for name in sizes}
+    live = live_sizes(ranges, sizes, len(graph.layers))
     peak = max(live, default=0.0)
     where = graph.layers[live.index(peak)].name if live else ""
-    return LiveRanges({name: (first[name], last[name]) for name in sizes}, tuple(live), peak, where)
+    return LiveRanges(ranges, tuple(live), peak, where)
 
 
-def _sweep(sizes: dict[str, float], first: dict[str, int], last: dict[str, int], steps: int) -> list[float]:
+def value_ranges(layers: Sequence[Layer], outputs: Sequence[str] = ()) -> Ranges:
+    """First and last step of every value; a graph input is there from its first reader on."""
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for step, layer in enumerate(layers):
+        for name in (*layer.inputs, layer.name):
+            first.setdefault(name, step)
+            last[name] = step
+    last.update(dict.fromkeys(outputs, len(layers) - 1))
+    return {name: (step, last[name]) for name, step in first.items()}
+
+
+def live_sizes(ranges: Mapping[str, tuple[int, int]], sizes: Mapping[str, float], steps: int) -> list[float]:
+    """Total size of the values alive at each step."""
     change = [0.0] * (steps + 1)
-    for name, size in sizes.items():
-        change[first[name]] += size
-        change[last[name] + 1] -= size
+    for name, (first, last) in ranges.items():
+        change[first] += sizes[name]
+        change[last + 1] -= sizes[name]
     live: list[float] = []
     total = 0.0
     for step in range(steps):

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from hwsim.model.live import live_sizes, value_ranges
 from hwsim.simulate.machine import Machine
 
 if TYPE_CHECKING:
@@ -45,22 +46,14 @@ def live_bytes(layers: "Sequence[Layer]", bytes_per_element: Sequence[float]) ->
 
     ``bytes_per_element`` is the width of each layer's output; a graph input has that of its first reader.
     """
-    last_use: dict[str, int] = {}
-    for index, layer in enumerate(layers):
-        for name in layer.inputs:
-            last_use[name] = index
-    alive: dict[str, float] = {}
-    found: list[float] = []
-    for index, (layer, width) in enumerate(zip(layers, bytes_per_element, strict=True)):
+    sizes: dict[str, float] = {}
+    for layer, width in zip(layers, bytes_per_element, strict=True):
         for name, shape in zip(layer.inputs, layer.input_shapes, strict=False):
-            if name.startswith("input:") and name not in alive:
-                alive[name] = math.prod(shape) * width
-        alive[layer.name] = layer.elements * width
-        found.append(sum(alive.values()))
-        for name in (*layer.inputs, layer.name):
-            if last_use.get(name, -1) <= index:
-                alive.pop(name, None)
-    return found
+            if name.startswith("input:"):
+                sizes.setdefault(name, math.prod(shape) * width)
+        sizes[layer.name] = layer.elements * width
+    ranges = {name: span for name, span in value_ranges(layers).items() if name in sizes}
+    return live_sizes(ranges, sizes, len(layers))
 
 
 def peak_live_elements(layers: "Sequence[Layer]") -> float:

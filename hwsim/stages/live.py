@@ -7,6 +7,7 @@ element.
 
 from typing import TYPE_CHECKING
 
+from hwsim.model.live import value_ranges
 from hwsim.simulate.vector import makers
 from planner.tables import LiveSet
 
@@ -16,23 +17,14 @@ if TYPE_CHECKING:
 
 def live_sets(graph: "LayerGraph") -> list[LiveSet]:
     """One live set for each step at which the set of live tensors is not contained in another one."""
-    last_use: dict[str, int] = {}
-    for index, layer in enumerate(graph.layers):
-        for name in layer.inputs:
-            last_use[name] = index
-    for name in graph.outputs:
-        last_use[name] = len(graph.layers)
     elements = {layer.name: layer.elements for layer in graph.layers}
     maker = makers(graph.layers)
-    alive: dict[str, None] = {}
-    steps: list[tuple[str, frozenset[str]]] = []
-    for index, layer in enumerate(graph.layers):
-        for name in (*layer.inputs, layer.name):
-            if name in elements:
-                alive[name] = None
-        steps.append((layer.name, frozenset(alive)))
-        for name in [name for name in alive if last_use.get(name, -1) <= index]:
-            del alive[name]
+    alive: list[set[str]] = [set() for _ in graph.layers]
+    for name, (first, last) in value_ranges(graph.layers, graph.outputs).items():
+        if name in elements:
+            for step in range(first, last + 1):
+                alive[step].add(name)
+    steps = [(layer.name, frozenset(names)) for layer, names in zip(graph.layers, alive, strict=True)]
     return [_live_set(step, tensors, maker, elements) for step, tensors in _largest(steps)]
 
 
