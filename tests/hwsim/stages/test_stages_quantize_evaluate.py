@@ -142,6 +142,23 @@ def test_recipe_is_fitted_and_recorded(place):
         run_quantize_mixed(place)
 
 
+def test_composition_end_to_end(place):
+    """Quantized by three methods, saved, loaded and measured: nearer to float than the scheme alone."""
+    plain = run_quantize(request(place, "w3", scheme="w3a8"))
+    made = run_quantize(request(place, "composed", scheme="w3a8", recipe="repquant+pipe+bc"))
+    verdicts = made.record.referee
+    assert [verdict["item"] for verdict in verdicts] == ["repquant", "pipe", "bc"]
+    assert all(set(verdict) == {"item", "before", "after", "kept"} for verdict in verdicts)
+    dropped = [verdict["item"] for verdict in verdicts if not verdict["kept"]]
+    assert bool(dropped) == any("dropped by the held-out referee" in remark for remark in made.record.remarks)
+    assert SourceRecord.read(place / "composed").referee == verdicts
+    measured = [
+        run_evaluate(EvaluateRequest(str(result.directory), str(place / "test.npz"))).metrics["kl"]
+        for result in (made, plain)
+    ]
+    assert measured[0] < 0.3 * measured[1]
+
+
 def test_recipe_file_with_settings(place):
     path = place / "recipe.yaml"
     path.write_text("steps: [bc, pipe]\npipe:\n  order: 3\nbc: {shrinkage: none}\n")
