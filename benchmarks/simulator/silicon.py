@@ -1,6 +1,7 @@
 """Fidelity to silicon: published latencies of real devices, zero-shot and after at most five measured points.
 
-Calibration points never come from the network that is predicted. A device is one product and one software stack.
+Calibration points never come from the network that is predicted; which five of the others are measured is chosen
+before any is, by how much each would tell (`points_to_measure`). A device is one product and one software stack.
 Zero-shot figures stand only where hwsim ships a descriptor of that very device; for its relatives the same descriptor
 (frequency changed where the table gives it) is the prior of the calibration.
 
@@ -399,8 +400,8 @@ def verdict(scores: dict[str, Score]) -> str:
         "The largest gaps: Hailo's dataflow compiler (networks that do not fit are cut in contexts, which no "
         "descriptor field describes), GoogLeNet and SqueezeNet on Hexagon (input conversion and small-channel "
         "layers), and stacks of one microcontroller that differ from network to network by more than their clock. "
-        "The spread that sets the width of the intervals was chosen on these same rows, so their coverage is no "
-        "independent test. Several shipped descriptors took efficiencies or overheads from some of these rows "
+        "The spreads of the prior and of the intervals were chosen on these same rows, so they are no independent "
+        "test. Several shipped descriptors took efficiencies or overheads from some of these rows "
         "(their YAML comments say which), so zero-shot is not blind there."
     )
 

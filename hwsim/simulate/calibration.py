@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from hwsim.target.schema import Target
 
 PARAMETERS = ("start", "launch", "compute", "memory", "float", "wide", "vector", "speed")
-# Standard deviations of the logarithms before any measurement: descriptors know peaks better than overheads.
-PRIOR_SPREAD = np.array([0.5, 0.5, 0.3, 0.3, 0.3, 0.3, 0.3, 0.35])
+# Standard deviations of the logarithms before any measurement: descriptors know peaks and bandwidths better than the
+# start of an inference and the float path.
+PRIOR_SPREAD = np.array([1.25, 0.5, 0.3, 0.3, 0.75, 0.3, 0.3, 0.35])
 RELATIVE_SPEED = 1.5  # for a relative of the described device
 MODEL_SPREAD = 0.42  # what the form of the model misses before a device has shown how well it fits
 SPREAD_POINTS = 6  # how many measurements that guess is worth

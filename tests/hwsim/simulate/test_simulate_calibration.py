@@ -12,6 +12,7 @@ from hwsim.simulate.calibration import (
     _gradient,
     _log_latency,
     calibrate,
+    points_to_measure,
     prior,
     workload_of,
 )
@@ -74,3 +75,22 @@ def test_a_workload_counts_launches_and_marks_vector_work():
     assert isinstance(load, Workload)
     assert load.launches == 21
     assert not load.vector.any()
+
+
+def test_points_are_chosen_by_what_they_tell():
+    machine = cpu()
+    loads = workloads(machine)
+    chosen = points_to_measure(machine, [loads[0], loads[0], *loads[1:]], 3)
+    assert len(set(chosen)) == 3
+    assert not {0, 1} <= set(chosen)  # the same network twice says little the second time
+    assert points_to_measure(machine, loads, 10) == [*points_to_measure(machine, loads, 4)]
+
+    def uncertainty(picks):
+        truth = prior(machine).logs
+        model = calibrate(machine, [(loads[i], math.exp(_log_latency(truth, loads[i]))) for i in picks])
+        gradients = [_gradient(model.logs, load) for load in loads]
+        return max(float(g @ model.covariance @ g) for g in gradients)
+
+    best = points_to_measure(machine, loads, 2)
+    others = [(a, b) for a in range(len(loads)) for b in range(a + 1, len(loads))]
+    assert uncertainty(best) <= 1.5 * min(uncertainty(pair) for pair in others)
