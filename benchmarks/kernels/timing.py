@@ -4,8 +4,10 @@ import statistics
 import time
 
 
-def interleaved(candidates, rounds=40, clock=time.process_time, warmup=3, inner=None):
-    """Median seconds of one call for each candidate; ``inner`` calls are timed together."""
+def interleaved(
+    candidates, rounds=40, clock=time.process_time, warmup=3, inner=None, statistic=statistics.median
+):
+    """Median (or other statistic) seconds of one call for each candidate; ``inner`` calls are timed together."""
     for call in candidates.values():
         for _ in range(warmup):
             call()
@@ -22,7 +24,7 @@ def interleaved(candidates, rounds=40, clock=time.process_time, warmup=3, inner=
             for _ in range(inner[name]):
                 call()
             times[name].append((clock() - start) / inner[name])
-    return {name: statistics.median(values) for name, values in times.items()}
+    return {name: statistic(values) for name, values in times.items()}
 
 
 def table(header, rows):

@@ -41,8 +41,7 @@ HEAD = ("model", "form", "steps", "kernels", "integer MACs", "products bit-equal
 
 def weight_budget(model):
     """MiB that 0.7 of the weights at 8 bits take."""
-    weights = sum(layer.weight.numel() for layer in model.graph.products() if layer.weight is not None)
-    return 0.7 * weights / 2**20
+    return 0.7 * sum(layer.params for layer in model.graph.products()) / 2**20
 
 
 def solver_plan(name, model, folder):

@@ -1,6 +1,6 @@
 """Writes an artifact: a folder that runs without torch and without the compiler.
 
-module.so            kernels (C or CUDA source, and a fat binary from nvcc, where the target has no loader)
+module.so            kernels (for C and CUDA their source, for CUDA also a fat binary or PTX)
 params.safetensors   packed weights, scales, tables: one flat tensor for each constant
 program.json         buffers with their places in the arena, and the kernel calls in order
 plan.json            the plan it was made from, where there is one
@@ -36,6 +36,7 @@ _FEATURES = {
     "x86-avxvnni": ("avx_vnni", "avx2", "fma"),
     "x86-avx2": ("avx2", "fma"),
     "aarch64-dotprod": ("asimddp",),
+    "aarch64-i8mm": ("asimddp", "i8mm"),
 }
 _ARCHITECTURES = {
     "x86": ["x86_64", "AMD64"],
@@ -136,10 +137,10 @@ def write_artifact(
         source, launches = cuda_source(program.kernels(), isa)
         write_text(directory / "kernels.cu", source)
         names.append("kernels.cu")
-        binary = compile_cuda(source)
-        if binary is not None:
-            write_bytes(directory / "kernels.fatbin", binary)
-            names.append("kernels.fatbin")
+        compiled = compile_cuda(source)
+        if compiled is not None:
+            write_bytes(directory / compiled[0], compiled[1])
+            names.append(compiled[0])
     else:
         objects = build_objects(program.kernels(), isa, progress)
         with tempfile.TemporaryDirectory(dir=directory) as scratch:

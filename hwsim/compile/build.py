@@ -34,6 +34,7 @@ _SOURCES = (
     "product_code.py",
     "panels.py",
     "vector.py",
+    "rowwise.py",
     "operand.py",
     "depthwise.py",
 )

@@ -1,4 +1,4 @@
-"""Kernels as one CUDA file, with the table that says how to launch them; compiled by nvcc where it is installed.
+"""Kernels as one CUDA file, with the table that says how to launch them; compiled where nvcc or NVRTC is installed.
 
 The same kernels as for every machine: outer loops become threads, products are dp4a instructions. One kernel of
 ours may become several launches (a section of panels each).
@@ -6,8 +6,11 @@ ours may become several launches (a section of panels each).
 # pyright: basic
 # TVM ships no type stubs.
 
+import ctypes
+import ctypes.util
 import re
 import shutil
+import site
 import subprocess
 import tempfile
 from pathlib import Path
@@ -68,11 +71,19 @@ def _launches(text: str, places: dict[str, int], threads: list[int]) -> list[dic
     return [found[index] for index in sorted(found)]
 
 
-def compile_cuda(source: str) -> bytes | None:
-    """A fat binary for current devices (and code for later ones); None where nvcc is not installed."""
+def compile_cuda(source: str) -> tuple[str, bytes] | None:
+    """File name and content for a device: a fat binary by nvcc, else PTX by NVRTC, else None.
+
+    PTX is compiled for the device when a driver loads it; the wheel nvidia-cuda-nvrtc-cu12 is enough to make it.
+    """
     nvcc = shutil.which("nvcc")
-    if nvcc is None:
-        return None
+    if nvcc is not None:
+        return "kernels.fatbin", _by_nvcc(nvcc, source)
+    library = _nvrtc()
+    return None if library is None else ("kernels.ptx", _by_nvrtc(library, source))
+
+
+def _by_nvcc(nvcc: str, source: str) -> bytes:
     with tempfile.TemporaryDirectory() as scratch:
         file, output = Path(scratch) / "kernels.cu", Path(scratch) / "kernels.fatbin"
         file.write_text(source, encoding="utf-8")
@@ -83,3 +94,29 @@ def compile_cuda(source: str) -> bytes | None:
         if result.returncode:
             raise UserError(f"nvcc: {result.stderr.strip().splitlines()[0]}")
         return output.read_bytes()
+
+
+def _nvrtc() -> ctypes.CDLL | None:
+    """The library of the NVRTC wheel, or of a CUDA installation."""
+    found = [
+        path
+        for root in site.getsitepackages()
+        for path in Path(root).glob("nvidia/cuda_nvrtc/lib/libnvrtc.so.*")
+    ]
+    name = str(sorted(found)[-1]) if found else ctypes.util.find_library("nvrtc")
+    return ctypes.CDLL(name) if name else None
+
+
+def _by_nvrtc(library: ctypes.CDLL, source: str) -> bytes:
+    program, size = ctypes.c_void_p(), ctypes.c_size_t()
+    option = f"--gpu-architecture=compute_{_ARCHITECTURES[0]}".encode()
+    library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernels.cu", 0, None, None)
+    failed = library.nvrtcCompileProgram(program, 1, (ctypes.c_char_p * 1)(option))
+    what = "ProgramLog" if failed else "PTX"
+    getattr(library, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
+    text = ctypes.create_string_buffer(size.value)
+    getattr(library, f"nvrtcGet{what}")(program, text)
+    library.nvrtcDestroyProgram(ctypes.byref(program))
+    if failed:
+        raise UserError(f"NVRTC: {text.value.decode(errors='replace').strip().splitlines()[0]}")
+    return text.value

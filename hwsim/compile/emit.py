@@ -14,6 +14,7 @@ from hwsim.compile.build import Kernel
 from hwsim.compile.expr import Node, const, leaf, op, remap
 from hwsim.compile.isa import Isa
 from hwsim.compile.program import Buffer, Program, Step, constant
+from hwsim.compile.rowwise import Elementwise
 from hwsim.compile.values import (
     Const,
     Lazy,
@@ -25,7 +26,7 @@ from hwsim.compile.values import (
     ordered_strides,
     row_major,
 )
-from hwsim.compile.vector import Elementwise, Sink, Source
+from hwsim.compile.vector import Sink, Source
 
 _NUMPY = {torch.float32: np.float32, torch.int64: np.int64, torch.int32: np.int32}
 

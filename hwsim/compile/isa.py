@@ -7,6 +7,7 @@ one entry here and, if its dot product is new, one branch in `dot`.
     vnni256   the same in 256 bits (AVX-VNNI, AVX512-VNNI+VL)
     avx2      vpmovsxbw + vpmaddwd: 8 lanes, 2 products a lane (vpmaddubsw would saturate, so it is not used)
     sdot      Armv8.2 dot product: 4 lanes, 4 products; s8 x s8, activations flipped by 0x80
+    usdot     the Armv8.6 (i8mm) form of it: u8 x s8, nothing to flip
     dp4a      CUDA: four products of bytes in one instruction of a thread; activations flipped as for sdot
     fma       float32 multiply-add, for the layers a plan leaves in float
     mul       widening multiply-add in whatever vectors LLVM finds (RISC-V V, plain C with one lane)
@@ -24,7 +25,7 @@ from hwsim.compile.builder import broadcast, tirx, vector
 from hwsim.errors import UserError
 
 WORD, ROUNDED = "hwsim_word", "hwsim_rounded"  # functions in the prelude of the CUDA source
-Dot = Literal["vnni512", "vnni256", "avx2", "sdot", "dp4a", "mul", "fma"]
+Dot = Literal["vnni512", "vnni256", "avx2", "sdot", "usdot", "dp4a", "mul", "fma"]
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,11 @@ ISAS: dict[str, Isa] = {
             "aarch64-linux-gnu-gcc", _AARCH64, 128,
         ),
         Isa(
+            "aarch64-i8mm", "usdot", 4, 4, 6, 4,
+            _llvm(mtriple="aarch64-linux-gnu", mcpu="generic", mattr=("+neon", "+dotprod", "+i8mm")),
+            "aarch64-linux-gnu-gcc", _AARCH64,
+        ),
+        Isa(
             "aarch64-generic", "mul", 4, 1, 4, 4,
             _llvm(mtriple="aarch64-linux-gnu", mcpu="generic", mattr=("+neon",)),
             "aarch64-linux-gnu-gcc", _AARCH64,
@@ -136,7 +142,8 @@ def host_isa() -> Isa:
     """The best entry this machine can execute."""
     flags = _host_flags()
     if platform.machine() == "aarch64":
-        return ISAS["aarch64-dotprod" if "asimddp" in flags else "aarch64-generic"]
+        best = "i8mm" if "i8mm" in flags else "dotprod" if "asimddp" in flags else "generic"
+        return ISAS[f"aarch64-{best}"]
     if platform.machine() in ("x86_64", "AMD64"):
         if "avx512_vnni" in flags:
             return ISAS["x86-vnni512"]
@@ -157,7 +164,7 @@ def named_isa(name: str) -> Isa:
 
 def load_activations(isa: Isa, codes: Any, offset: Any) -> Any:
     """`isa.depth` consecutive codes at ``offset`` as one int32 for `dot`."""
-    if isa.dot in ("vnni512", "vnni256"):
+    if isa.dot in ("vnni512", "vnni256", "usdot"):
         return tirx.reinterpret("int32", codes.vload([offset], "uint8x4"))
     if isa.dot == "sdot":
         flip = tirx.const(-0x7F7F7F80, "int32")  # 0x80808080: turns u8 into s8 = u8 - 128
@@ -190,11 +197,10 @@ def dot(isa: Isa, acc: Any, activations: Any, weights: Any) -> Any:
         name = f"llvm.x86.avx512.vpdpbusd.{lanes * 32}"
         bytes_ = tirx.reinterpret(f"uint8x{lanes * 4}", many)
         return tirx.call_llvm_pure_intrin(vector("int32", lanes), name, acc, bytes_, weights)
-    if isa.dot == "sdot":
-        bytes_ = tirx.reinterpret("int8x16", many)
-        return tirx.call_llvm_pure_intrin(
-            "int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8", acc, bytes_, weights
-        )
+    if isa.dot in ("sdot", "usdot"):
+        bytes_ = tirx.reinterpret("int8x16" if isa.dot == "sdot" else "uint8x16", many)
+        name = f"llvm.aarch64.neon.{isa.dot}.v4i32.v16i8"
+        return tirx.call_llvm_pure_intrin("int32x4", name, acc, bytes_, weights)
     if isa.dot == "dp4a":
         word = tirx.reinterpret("int32", weights)
         return tirx.call_pure_extern("int32", "__dp4a", word, activations, acc)

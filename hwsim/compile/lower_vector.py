@@ -11,8 +11,9 @@ from torch.fx.node import map_arg
 
 from hwsim.compile.emit import Emitter, sink_of, source_of
 from hwsim.compile.expr import Node, const, leaf, op, remap
+from hwsim.compile.rowwise import LayerNorm, Softmax
 from hwsim.compile.values import Const, Lazy, Pending, Value, View, collapse, ordered_strides, row_major
-from hwsim.compile.vector import Gather, LayerNorm, Pool, Softmax
+from hwsim.compile.vector import Gather, Pool
 from hwsim.errors import UserError
 
 
@@ -70,7 +71,7 @@ class VectorLowering:
         parallel = self.emitter.parallel
 
         def make(dims: Any, columns: int, epilogue: Node, sources: Any, sink: Any) -> LayerNorm:
-            return LayerNorm(dims, columns, epsilon, epilogue, sources, sink, parallel)
+            return LayerNorm(dims, columns, epilogue, sources, sink, parallel, epsilon)
 
         base = self._rowwise(x.shape, [x], make)
         tree, leaves = leaf(0), []
@@ -93,7 +94,7 @@ class VectorLowering:
         parallel = self.emitter.parallel
 
         def make(dims: Any, columns: int, epilogue: Node, sources: Any, sink: Any) -> Softmax:
-            return Softmax(dims, columns, tree, epilogue, sources, sink, parallel)
+            return Softmax(dims, columns, epilogue, sources, sink, parallel, tree)
 
         return self._rowwise(shape, own, make)
 

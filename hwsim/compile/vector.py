@@ -1,4 +1,4 @@
-"""Vector work: elementwise chains, norms, softmax, pooling, gathers, each a kernel with a fused epilogue.
+"""Vector work: the loops that all of it shares, pooling and gathers (norms and chains are in `rowwise`).
 
 All kernels walk ``dims`` (outer loops with static strides) and one column axis in vectors. Loads may read up
 to one vector past the last column, stores never write past it: every buffer has 64 bytes of slack.
@@ -38,7 +38,7 @@ class Sink:
     dtype: str = "float32"
 
 
-class _Rows:
+class Rows:
     """Shared loops: dims outside, vectors of the column inside."""
 
     def __init__(self, name: str, isa: Isa, arguments: list[tuple[str, int, str]]) -> None:
@@ -113,155 +113,10 @@ class _Rows:
             self.code.store(self.buffers["out"], start + (column + lane) * sink.column, item)
 
 
-def _operands(operands: tuple[Source, ...], sink: Sink) -> list[tuple[str, int, str]]:
+def operand_arguments(operands: tuple[Source, ...], sink: Sink) -> list[tuple[str, int, str]]:
+    """Parameters of a kernel with these operands and one result."""
     listed = [(f"operand{i}", source.elements, source.dtype) for i, source in enumerate(operands)]
     return [*listed, ("out", sink.elements, sink.dtype)]
-
-
-@dataclass(frozen=True)
-class Elementwise:
-    """A tree over strided operands (leaf i is operand i - 1; leaf 0 is unused): also every copy and fill."""
-
-    dims: tuple[int, ...]
-    columns: int
-    epilogue: Node
-    operands: tuple[Source, ...]
-    sink: Sink
-    parallel: bool = False
-
-    def arguments(self, isa: Isa) -> list[tuple[str, int, str]]:
-        """Name, elements and dtype of every parameter, in order."""
-        return _operands(self.operands, self.sink)
-
-    def build(self, name: str, isa: Isa) -> PrimFunc:
-        """The kernel for ``isa``."""
-        writer = _Rows(name, isa, self.arguments(isa))
-        with writer.rows(self.dims, self.parallel) as where:
-            starts = [writer.start(where, s.offset, s.strides) for s in self.operands]
-            out = writer.start(where, self.sink.offset, self.sink.strides)
-
-            def body(column: Any, ragged: int) -> None:
-                value = writer.finish(self.epilogue, None, self.operands, starts, column)(self.epilogue)
-                writer.put(self.sink, out, column, value, ragged)
-
-            writer.columns(self.columns, body)
-        return writer.code.function()
-
-
-@dataclass(frozen=True)
-class LayerNorm:
-    """``(x - mean) / sqrt(var + eps)`` over the column, then the epilogue (weight, bias, quantize, ...).
-
-    Operand 0 is x; leaf 0 of the epilogue is the normalized value, leaf i + 1 is operand i.
-    """
-
-    dims: tuple[int, ...]
-    columns: int
-    epsilon: float
-    epilogue: Node
-    operands: tuple[Source, ...]
-    sink: Sink
-    parallel: bool = False
-
-    def arguments(self, isa: Isa) -> list[tuple[str, int, str]]:
-        """Name, elements and dtype of every parameter, in order."""
-        return _operands(self.operands, self.sink)
-
-    def build(self, name: str, isa: Isa) -> PrimFunc:
-        """The kernel for ``isa``: mean, then centred squares (two passes: no cancellation), then the result."""
-        writer = _Rows(name, isa, self.arguments(isa))
-        code, lanes = writer.code, isa.lanes
-        with writer.rows(self.dims, self.parallel) as where:
-            starts = [writer.start(where, s.offset, s.strides) for s in self.operands]
-            out = writer.start(where, self.sink.offset, self.sink.strides)
-            total = code.scratch("total", 1, vector("float32", lanes))
-
-            def reduce(term: Callable[[Any], Any]) -> Any:
-                code.store(total, 0, constant(0.0, "float32", lanes))
-
-                def body(column: Any, ragged: int) -> None:
-                    x = code.bind("x", writer.load("operand0", self.operands[0], starts[0], column))
-                    code.store(total, 0, total.vload([0]) + writer.mask(term(x), ragged, 0.0))
-
-                writer.columns(self.columns, body)
-                summed = writer.horizontal(code.bind("s", total.vload([0])), lambda a, b: a + b)
-                return code.bind("u", summed * tirx.const(1.0 / self.columns, "float32"))
-
-            mean = broadcast(reduce(lambda x: x), lanes)
-            variance = reduce(lambda x: (x - mean) * (x - mean))
-            root = tirx.sqrt(variance + tirx.const(self.epsilon, "float32"))
-            inverse = broadcast(code.bind("v", tirx.div(tirx.const(1.0, "float32"), root)), lanes)
-
-            def body(column: Any, ragged: int) -> None:
-                x = writer.load("operand0", self.operands[0], starts[0], column)
-                first = code.bind("n", (x - mean) * inverse)
-                value = writer.finish(self.epilogue, first, self.operands, starts, column)(self.epilogue)
-                writer.put(self.sink, out, column, value, ragged)
-
-            writer.columns(self.columns, body)
-        return code.function()
-
-
-@dataclass(frozen=True)
-class Softmax:
-    """Softmax over the column, then the epilogue; operand 0 is x, leaf 0 the probability.
-
-    ``prologue`` is applied to x first (leaf 0 is operand 0, leaf i + 1 operand i): scaling and masks.
-    """
-
-    dims: tuple[int, ...]
-    columns: int
-    prologue: Node
-    epilogue: Node
-    operands: tuple[Source, ...]
-    sink: Sink
-    parallel: bool = False
-
-    def arguments(self, isa: Isa) -> list[tuple[str, int, str]]:
-        """Name, elements and dtype of every parameter, in order."""
-        return _operands(self.operands, self.sink)
-
-    def build(self, name: str, isa: Isa) -> PrimFunc:
-        """The kernel for ``isa``; one row of exponentials is kept on the stack."""
-        writer = _Rows(name, isa, self.arguments(isa))
-        code, lanes = writer.code, isa.lanes
-        with writer.rows(self.dims, self.parallel) as where:
-            starts = [writer.start(where, s.offset, s.strides) for s in self.operands]
-            out = writer.start(where, self.sink.offset, self.sink.strides)
-            row = code.scratch("row", -(-self.columns // lanes), vector("float32", lanes))
-            state = code.scratch("state", 1, vector("float32", lanes))
-            code.store(state, 0, constant(-3.4e38, "float32", lanes))
-
-            def highest(column: Any, ragged: int) -> None:
-                x = code.bind("x", writer.load("operand0", self.operands[0], starts[0], column))
-                x = writer.finish(self.prologue, x, self.operands, starts, column)(self.prologue)
-                x = code.bind("k", writer.mask(x, ragged, -3.4e38))
-                code.store(row, tirx.floordiv(column, lanes), x)
-                code.store(state, 0, tirx.max(state.vload([0]), x))
-
-            writer.columns(self.columns, highest)
-            peak = broadcast(writer.horizontal(code.bind("p", state.vload([0])), tirx.max), lanes)
-            code.store(state, 0, constant(0.0, "float32", lanes))
-
-            def exponential(column: Any, ragged: int) -> None:
-                index = tirx.floordiv(column, lanes)
-                argument = code.bind("d", row.vload([index]) - peak)
-                value = Evaluator(code, lanes, lambda _: argument)(Node("exp", (Node("leaf", value=(0,)),)))
-                value = code.bind("e", writer.mask(value, ragged, 0.0))
-                code.store(row, index, value)
-                code.store(state, 0, state.vload([0]) + value)
-
-            writer.columns(self.columns, exponential)
-            total = writer.horizontal(code.bind("s", state.vload([0])), lambda a, b: a + b)
-            inverse = broadcast(code.bind("i", tirx.div(tirx.const(1.0, "float32"), total)), lanes)
-
-            def body(column: Any, ragged: int) -> None:
-                first = code.bind("n", row.vload([tirx.floordiv(column, lanes)]) * inverse)
-                value = writer.finish(self.epilogue, first, self.operands, starts, column)(self.epilogue)
-                writer.put(self.sink, out, column, value, ragged)
-
-            writer.columns(self.columns, body)
-        return code.function()
 
 
 @dataclass(frozen=True)
@@ -283,11 +138,11 @@ class Pool:
 
     def arguments(self, isa: Isa) -> list[tuple[str, int, str]]:
         """Name, elements and dtype of every parameter, in order."""
-        return _operands(self.operands, self.sink)
+        return operand_arguments(self.operands, self.sink)
 
     def build(self, name: str, isa: Isa) -> PrimFunc:
         """The kernel for ``isa``."""
-        writer = _Rows(name, isa, self.arguments(isa))
+        writer = Rows(name, isa, self.arguments(isa))
         code, lanes, source = writer.code, isa.lanes, self.operands[0]
         with writer.rows(self.dims) as where:
             start = writer.start(where, source.offset, source.strides)
@@ -343,7 +198,7 @@ class Gather:
 
     def build(self, name: str, isa: Isa) -> PrimFunc:
         """The kernel for ``isa``; row numbers outside the table are clamped into it."""
-        writer = _Rows(name, isa, self.arguments(isa))
+        writer = Rows(name, isa, self.arguments(isa))
         code, (source, table) = writer.code, self.operands
         operand, indices, out = (writer.buffers[n] for n in ("operand0", "table", "out"))
         with writer.rows(self.dims) as where:

@@ -17,12 +17,14 @@ from cuda_on_cpu import run_cuda_artifact
 from test_compile_networks import quantized
 
 from hwsim.compile import artifact
+from hwsim.compile import cuda_source as cuda_files
 from hwsim.compile.cuda_source import cuda_source
 from hwsim.compile.isa import ISAS
 from hwsim.compile.lower import lower
 from hwsim.compile.pack import pack_terms
 from hwsim.compile.product import Product
 from hwsim.compile.proof import integer_proof
+from hwsim.errors import UserError
 
 CUDA = ISAS["cuda"]
 
@@ -47,13 +49,19 @@ def test_source_computes_the_network(tmp_path, monkeypatch, factory, scheme):
     assert integer_proof(program, CUDA).share == 1.0
 
 
+def small_product():
+    """A packed 4-bit product of odd sizes."""
+    w = np.random.default_rng(0).integers(-8, 8, (24, 40)).astype(np.int8)
+    packed = pack_terms([w], [np.arange(24)], [np.ones(24, np.float32)], 24, 1, CUDA, CUDA.tile_vectors)
+    product = Product(((9, 40, 24),), (), 40, packed.sections, 24, (360, 216), packed_bits=packed.packed_bits)
+    return packed, product
+
+
 def test_nvcc_compiles_a_product(tmp_path):
     """One architecture is enough here; `hwsim compile --isa cuda` makes them all. Compiled, not run."""
     if shutil.which("nvcc") is None:
         pytest.skip("nvcc is not installed (CUDA toolkit)")
-    w = np.random.default_rng(0).integers(-8, 8, (24, 40)).astype(np.int8)
-    packed = pack_terms([w], [np.arange(24)], [np.ones(24, np.float32)], 24, 1, CUDA, CUDA.tile_vectors)
-    product = Product(((9, 40, 24),), (), 40, packed.sections, 24, (360, 216), packed_bits=packed.packed_bits)
+    packed, product = small_product()
     source, launches = cuda_source([product], CUDA)
     (tmp_path / "kernels.cu").write_text(source)
     command = ["nvcc", "-arch=sm_80", "--cubin", "-o", tmp_path / "kernels.cubin", tmp_path / "kernels.cu"]
@@ -61,3 +69,15 @@ def test_nvcc_compiles_a_product(tmp_path):
     cubin = (tmp_path / "kernels.cubin").read_bytes()
     assert all(launch["symbol"].encode() in cubin for launch in next(iter(launches.values())))
     assert packed.packed_bits == 4
+
+
+def test_nvrtc_compiles_a_product():
+    """Where its wheel or a CUDA installation is at hand; PTX names the kernels."""
+    library = cuda_files._nvrtc()
+    if library is None:
+        pytest.skip("NVRTC is not installed (pip install nvidia-cuda-nvrtc-cu12)")
+    source, launches = cuda_source([small_product()[1]], CUDA)
+    text = cuda_files._by_nvrtc(library, source).decode()
+    assert all(f".entry {launch['symbol']}(" in text for launch in next(iter(launches.values())))
+    with pytest.raises(UserError, match="NVRTC"):
+        cuda_files._by_nvrtc(library, "this is not C")

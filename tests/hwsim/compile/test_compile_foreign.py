@@ -21,7 +21,7 @@ from hwsim.compile.pack import pack_terms
 from hwsim.compile.product import Product
 
 RUNNER = Path(__file__).resolve().parents[3] / "examples" / "c_runner" / "run.c"
-FOREIGN = ["aarch64-dotprod", "aarch64-generic", "riscv64-v"]
+FOREIGN = ["aarch64-dotprod", "aarch64-i8mm", "aarch64-generic", "riscv64-v"]
 
 
 def run_in_c(directory, isa, arrays, tmp_path):

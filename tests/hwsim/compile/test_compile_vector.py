@@ -11,7 +11,8 @@ from hwsim.compile.build import call_kernel
 from hwsim.compile.expr import gelu, leaf, op, sigmoid
 from hwsim.compile.isa import host_isa
 from hwsim.compile.program import Buffer, Port, Program, Step, lifetimes, plan_memory
-from hwsim.compile.vector import Elementwise, LayerNorm, Sink, Softmax, Source
+from hwsim.compile.rowwise import Elementwise, LayerNorm, Softmax
+from hwsim.compile.vector import Sink, Source
 
 ERF = np.vectorize(math.erf)
 
@@ -55,10 +56,10 @@ def test_rows(columns):
     ends = ((Source(n, 0, (columns,), 1),), Sink(n, 0, (columns,)))
     wide = x.astype(np.float64)
     out = np.zeros_like(x)
-    call_kernel(LayerNorm(*common, 1e-5, leaf(0), *ends), host_isa(), [x, out])
+    call_kernel(LayerNorm(*common, leaf(0), *ends, epsilon=1e-5), host_isa(), [x, out])
     centred = wide - wide.mean(1, keepdims=True)
     np.testing.assert_allclose(out, centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-5), atol=3e-5)
-    call_kernel(Softmax(*common, leaf(0), leaf(0), *ends), host_isa(), [x, out])
+    call_kernel(Softmax(*common, leaf(0), *ends), host_isa(), [x, out])
     shifted = np.exp(wide - wide.max(1, keepdims=True))
     np.testing.assert_allclose(out, shifted / shifted.sum(1, keepdims=True), rtol=2e-6, atol=1e-9)
 
