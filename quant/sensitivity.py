@@ -77,6 +77,8 @@ class Sensitivity:
 
 
 def _at_width(table: dict[int, float], bits: int) -> float:
+    if not table:  # no gradient came here: the product feeds another output than the one that is judged
+        return 0.0
     if bits in table:
         return table[bits]
     nearest = min(table, key=lambda width: abs(width - bits))

@@ -136,6 +136,22 @@ def test_tokens_are_recognised_and_both_operands_of_a_product_counted():
     assert before == {name: p.requires_grad for name, p in graph.named_parameters()}
 
 
+def test_a_product_that_feeds_only_another_output_loses_nothing():
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.pooler = nn.Linear(6, 8), nn.Linear(8, 5)
+
+        def forward(self, x):
+            hidden = self.body(x)
+            return hidden, self.pooler(hidden)
+
+    found = measure_sensitivity(export(Pooled(), torch.randn(1, 6)), [(torch.randn(1, 6),)], act_bits=(4, 8))
+    assert found.layers["pooler"].activation_loss(4) == 0
+    assert found.layers["pooler"].squared_gradient is None
+    assert found.layers["body"].activation_loss(4) > 0
+
+
 def test_same_seed_same_numbers(small):
     module, x = small
     graph = export(module, x)
