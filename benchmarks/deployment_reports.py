@@ -2,9 +2,9 @@
 
     python benchmarks/deployment_reports.py [--only vit_b-edge_gpu ...]
 
-Each case leaves plan.json and the report as HTML, Markdown and JSON in reports/MODEL-TARGET. Timings aside they
-depend on nothing but the code, the descriptors, the seed and the versions in constraints.txt; tests/docs
-checks that they are up to date.
+Each case leaves the plan, the network's graph and the report as HTML, Markdown and JSON in reports/MODEL-TARGET.
+Timings aside they depend on nothing but the code, the descriptors, the seed and the versions in constraints.txt;
+tests/docs checks that they are up to date.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import Any
 from hwsim.units import format_quantity
 
 REPORTS = Path(__file__).resolve().parents[1] / "reports"
-FILES = ("plan.json", "report.html", "report.md", "report.json")
+FILES = ("plan.json", "graph.json", "report.html", "report.md", "report.json")
 BEGIN, END = "<!-- written by benchmarks/deployment_reports.py -->", "<!-- end -->"
 
 
@@ -46,7 +46,26 @@ class Case:
         return f"hwsim plan --target {self.target} --model {self.model} {self.options}".strip()
 
 
-CASES = (Case("vit_b", "edge_gpu", "--max-latency 4ms --pareto 8", "a vision transformer inside a deadline"),)
+CASES = (
+    Case("vit_b", "edge_gpu", "--max-latency 4ms --pareto 6", "a vision transformer inside a deadline"),
+    Case("resnet18", "fpga_int4", "--max-latency 10ms --pareto 6", "4-bit arrays: orders instead of width"),
+    Case(
+        "deit_t",
+        "x86_avx512_vnni",
+        "--max-weight-memory 4MiB --max-latency 2.6ms",
+        "a server CPU, less memory than w8a8 takes",
+    ),
+    Case(
+        "mobilenet_v2",
+        "mcu_m55_u55",
+        "--max-weight-memory 2MiB --max-latency 25ms",
+        "depthwise layers, weights in flash",
+    ),
+    Case("resnet50", "mobile_cpu", "--max-weight-memory 16MiB --max-latency 130ms", "two limits at once"),
+    Case("deit_s", "fpga_zu9eg", "--max-latency 15ms", "bit-serial arrays: every width has its own speed"),
+    Case("swin_t", "hexagon", "", "no limit: as accurate as w8a8, faster if possible"),
+    Case("minilm_l6", "riscv_v", "--sequence 128", "a text encoder without a limit: as accurate as w8a8"),
+)
 
 
 def plan(case: Case, reports: Path = REPORTS) -> None:
@@ -116,7 +135,7 @@ def main() -> None:
     chosen = parser.parse_args().only
     for case in CASES:
         if case.name in chosen:
-            print(case.command)
+            print(case.command, flush=True)
             plan(case)
     write_index()
 

@@ -34,9 +34,10 @@ def refreshed(shown: list[str], printed: list[str]) -> list[str]:
 def renewed(page: Page, block: Block) -> str:
     """Text of a console block with outputs that hold now."""
     lines: list[str] = []
+    printed = ""
     for command in commands_of(block.text):
-        before, printed = page.code, page.command(command.text)
-        assert not before or command.text == "echo $?", f"line {block.line}: exit code {before}"
+        assert not page.code or command.text == "echo $?", f"line {block.line}: {printed}"
+        printed = page.command(command.text)
         shown = list(command.shown)
         try:
             check(printed, shown, command.text)
@@ -44,7 +45,7 @@ def renewed(page: Page, block: Block) -> str:
             print(f"line {block.line}: new output of {command.text}", file=sys.stderr)
             shown = refreshed(shown, [line.rstrip() for line in printed.rstrip().splitlines()])
         lines += [command.written, *shown]
-    assert not page.code, f"line {block.line}: exit code {page.code}\n{printed}"
+    assert not page.code, f"line {block.line}: {printed}"
     return "\n".join(lines) + "\n"
 
 
