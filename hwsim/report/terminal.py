@@ -68,9 +68,10 @@ def print_table(table: tables.Table, console: "Console") -> None:
     from rich.table import Table
 
     shown = Table(box=None, pad_edge=False, header_style="bold")
-    for column in table.columns:
+    for place, column in enumerate(table.columns):
+        whole = column.figure or place == 0  # names stay in one piece
         shown.add_column(
-            column.title, justify="right" if column.figure else "left", no_wrap=column.figure, overflow="fold"
+            column.title, justify="right" if column.figure else "left", no_wrap=whole, overflow="fold"
         )
     for index, row in enumerate(table.rows):
         shown.add_row(*map(escape, row), style="bold" if index in table.chosen else None)

@@ -7,6 +7,7 @@ from hwsim import files
 from hwsim.errors import InfeasibleError
 from hwsim.report.document import ParetoPoint
 from hwsim.stages import comparison
+from hwsim.stages.infeasible import infeasible_text
 from hwsim.stages.progress import StageProgress
 from hwsim.stages.request import Objective, PlanRequest
 from quant.scheme import Scheme
@@ -167,7 +168,7 @@ def explanations(plan: "Plan") -> list[str]:
 def _infeasible(error: Any, run: Run) -> InfeasibleError:
     path = run.request.output_dir / "infeasible.json"
     files.write_text(path, error.report.model_dump_json(indent=2) + "\n")
-    return InfeasibleError(f"{error} (details in {path})")
+    return InfeasibleError(f"{infeasible_text(error.report)} (details in {path})")
 
 
 def simulate(model: "LoadedModel", plan: "Plan", target: "Target") -> "Simulation":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from hwsim.errors import UserError
+from hwsim.model.sources import parse_source
 from hwsim.units import Dimension, Quantity, quantity
 
 Objective = Literal["error", "latency", "energy"]
@@ -133,6 +134,7 @@ def plan_request(
     for value, flag, example in ((target, "--target", "edge_gpu"), (model, "--model", "vit_b")):
         if not value:
             raise UserError(f"{flag} is missing; for example {flag} {example}")
+    parse_source(model)  # a slip in the name shows before anything is loaded
     if max_error is not None and not max_error > 0:
         raise UserError(f"--max-error: {max_error} must be greater than 0")
     if measured and calibration_data is None:

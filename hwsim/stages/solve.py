@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hwsim.errors import InfeasibleError, UserError
+from hwsim.stages.infeasible import infeasible_text
 from hwsim.units import Dimension, Quantity, quantity
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def run_solve(
             return frontier.pareto(options, request, pareto, progress=progress)
         return (solve(options, request, warm_start=start, progress=progress),)
     except Infeasible as error:
-        raise InfeasibleTables(str(error), error.report.model_dump(mode="json")) from error
+        raise InfeasibleTables(infeasible_text(error.report), error.report.model_dump(mode="json")) from error
 
 
 def plans_text(plans: "Sequence[Plan]", *, many: bool) -> str:

@@ -24,6 +24,7 @@ FILES = (
     "report.md",
     "trace.json",
     "config.yaml",
+    "graph.json",
 )
 
 
