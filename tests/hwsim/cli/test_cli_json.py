@@ -57,6 +57,7 @@ COMMANDS = {
     "run": "run {out}/artifact --input {out}/input.npz",
     "simulate": "simulate -t edge_gpu --plan {out}/plan/plan.json",
     "simulate --sweep": "simulate -t edge_gpu --plan {out}/plan/plan.json --sweep clock=1GHz:2GHz",
+    "simulate --compat": "simulate -t edge_tpu --model {model} --compat scalesim",
     "target list": "target list",
     "target show": "target show edge_gpu",
     "target validate": "target validate edge_gpu",
