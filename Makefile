@@ -31,7 +31,7 @@ docs: $(VENV)/.installed-dev   ## documentation as HTML in docs/_build/html; a w
 # A browser, cross compilers and emulators for the tests that use them; where they cannot be installed
 # (no Debian, not root) those tests skip and say so.
 system-packages:
-	@for tool in chromium:chromium aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu \
+	@for tool in chromium:chromium tidy:tidy aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu \
 	  riscv64-linux-gnu-gcc:gcc-riscv64-linux-gnu arm-none-eabi-gcc:gcc-arm-none-eabi \
 	  qemu-aarch64:qemu-user qemu-system-arm:qemu-system-arm; do \
 	  command -v $${tool%%:*} >/dev/null || missing="$$missing $${tool##*:}"; done; \
