@@ -112,14 +112,14 @@ def test_more_bits_come_closer_to_float(net, make):
 
 
 @pytest.mark.parametrize("text", [*SCHEMES, "w4", "w4.o2.g50"])
-def test_fake_twin_equals_integer_path(net, make, text):
+def test_q4_fake_twin_equals_integer_path(net, make, text):
     model = make(text)
     integer, fake = run(model.integer(), net[1]), run(model.fake(), net[1])
     assert torch.allclose(integer, fake, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("text", SCHEMES)
-def test_integer_path_equals_float_simulation_layer_by_layer(net, make, text):
+def test_q4_integer_path_equals_float_simulation_layer_by_layer(net, make, text):
     """Each product alone, in float64: dequantized inputs times dequantized weight, bias added once."""
     graph, model = net[0], make(text)
     for product in find_products(graph):
@@ -284,7 +284,7 @@ def test_altered_files_are_refused(tmp_path, net, make):
         QuantizedModel.load(tmp_path / "nowhere", net[0])
 
 
-def test_overflow_of_the_accumulator_names_the_layer():
+def test_q4_overflow_of_the_accumulator_names_the_layer():
     graph, x = traced(nn.Sequential(nn.Linear(40_000, 3, bias=False)), ["wide"], torch.rand(1, 40_000))
     graph.get_parameter("0.weight").data.fill_(1.0)
     names = {"wide": Scheme.parse("w8a12")}

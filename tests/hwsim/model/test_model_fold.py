@@ -24,7 +24,7 @@ def _folded(module, image):
     return graph, count
 
 
-def test_folding_is_exact_with_and_without_bias_and_in_groups():
+def test_q6_folding_is_exact_with_and_without_bias_and_in_groups():
     torch.manual_seed(0)
     module = nn.Sequential(
         nn.Conv2d(4, 8, 3, bias=False), _norm(8), nn.Conv2d(8, 8, 3, groups=8), _norm(8),
