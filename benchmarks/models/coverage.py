@@ -5,7 +5,7 @@
 "plan" is a mixed solver plan for x86_avx512_vnni whose weights may take 0.7 of their size at 8 bits. Each product
 is compiled alone and compared with the torch operator on codes over their whole range (tolerance 0); the whole
 network is compared with the torch quantized model on one random input. Weights are random where no pretrained
-ones are at hand. The latency is the median of a few runs on a machine that may be busy: `latency.py` measures.
+ones are at hand. All times are upper bounds, taken once on a machine that may be busy: `latency.py` measures.
 Finished cases are kept in OUTPUT.jsonl and not made again.
 """
 
@@ -133,7 +133,8 @@ def main():
             print(*(row[key] for key in HEAD), sep="  ", flush=True)
     rows = [[done[n, f][key] for key in HEAD] for n in MODELS for f in FORMS if (n, f) in done]
     text = "# Whole models, compiled and run\n\nCommand: `python benchmarks/models/coverage.py --output FILE.md`; "
-    text += "two-core x86-64 with AVX-512 VNNI, one thread, batch 1, random weights (seed 0).\n\n"
+    text += "two-core x86-64 with AVX-512 VNNI, one thread, batch 1, random weights (seed 0).\n"
+    text += "Times are upper bounds: other work ran beside. Cosine is against the torch quantized model.\n\n"
     text += table(HEAD, rows)
     if options.output:
         options.output.write_text(text, encoding="utf-8")

@@ -37,6 +37,8 @@ _SOURCES = (
     "rowwise.py",
     "operand.py",
     "depthwise.py",
+    "together.py",
+    "proof.py",
 )
 
 

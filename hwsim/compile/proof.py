@@ -15,9 +15,10 @@ from typing import Any
 
 import tvm
 
-from hwsim.compile.build import Kernel
+from hwsim.compile.build import Kernel, cache_directory, kernel_name
 from hwsim.compile.isa import Isa
 from hwsim.compile.program import Program
+from hwsim.files import write_text
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,17 @@ def integer_proof(program: Program, isa: Isa) -> IntegerProof:
 
 @cache
 def weight_multiplications(kernel: Kernel, isa: Isa) -> frozenset[str]:
-    """Types of all multiplications, in the compiled code, that a load of the weights flows into."""
+    """Types of all multiplications, in the compiled code, that a load of the weights flows into.
+
+    The answer is kept beside the compiled object under the same name, which hashes all that decides the code.
+    """
+    path = cache_directory() / f"{kernel_name(kernel, isa)}.types"
+    if not path.is_file():
+        write_text(path, " ".join(sorted(_multiplications(kernel, isa))) + "\n")
+    return frozenset(path.read_text(encoding="utf-8").split())
+
+
+def _multiplications(kernel: Kernel, isa: Isa) -> frozenset[str]:
     weights = {name for name, _, _ in kernel.arguments(isa) if name.endswith("weights")}
     if not weights:
         return frozenset()

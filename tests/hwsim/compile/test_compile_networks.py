@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("tvm")
 import torch
 
+from hwsim.compile import proof
 from hwsim.compile.artifact import write_artifact
 from hwsim.compile.isa import host_isa
 from hwsim.compile.lower import lower
@@ -84,18 +85,34 @@ def test_first_attention_product_is_exact(tmp_path, monkeypatch):
 
 def test_proof_counts_every_mac(tmp_path):
     model, _, loaded = quantized("transformer", "w8a8")
-    proof = integer_proof(lower(model.integer(), host_isa()), host_isa())
-    assert proof.share == 1.0
-    assert proof.float_layers == ()
-    assert proof.integer_macs == loaded.graph.total_macs
+    found = integer_proof(lower(model.integer(), host_isa()), host_isa())
+    assert found.share == 1.0
+    assert found.float_layers == ()
+    assert found.integer_macs == loaded.graph.total_macs
+
+
+def test_proof_of_a_known_kernel_costs_a_file_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("HWSIM_CACHE", str(tmp_path))
+    model, _, _ = quantized("cnn", "w8a8")
+    program = lower(model.integer(), host_isa())
+    proof.weight_multiplications.cache_clear()
+    first = proof.integer_proof(program, host_isa())
+
+    def forbidden(kernel, isa):
+        raise AssertionError("walked again")
+
+    monkeypatch.setattr(proof, "_multiplications", forbidden)
+    proof.weight_multiplications.cache_clear()
+    assert proof.integer_proof(program, host_isa()) == first
+    proof.weight_multiplications.cache_clear()  # the directory goes with this test
 
 
 def test_proof_names_float_layers():
     model, _, loaded = quantized("transformer", "w8a8", floats=("head", "blocks.0.attn.qk"))
-    proof = integer_proof(lower(model.integer(), host_isa()), host_isa())
-    assert "head" in proof.float_layers
-    assert 0 < proof.float_macs < proof.integer_macs
-    assert proof.float_macs + proof.integer_macs == loaded.graph.total_macs
+    found = integer_proof(lower(model.integer(), host_isa()), host_isa())
+    assert "head" in found.float_layers
+    assert 0 < found.float_macs < found.integer_macs
+    assert found.float_macs + found.integer_macs == loaded.graph.total_macs
 
 
 def test_float_layers_agree(tmp_path, monkeypatch):
