@@ -104,6 +104,7 @@ def report(target: Target, benches: dict[str, Bench], failed: dict[str, str]) ->
     totals = [abs(bench.error) for bench in benches.values()]
     layers = [bench.median_layer_error for bench in benches.values()]
     record = target.calibration
+    missing = [model for model in MODELS if model not in benches and model not in failed]
     headings = ["model", "layers", "predicted ms", "measured ms", "rounds", "difference", "median of a layer"]
     write(
         "host.md",
@@ -116,9 +117,14 @@ def report(target: Target, benches: dict[str, Bench], failed: dict[str, str]) ->
         f"{len(totals)} models, worst {100 * max(totals):.1f} %; median layer within 8 %: "
         f"{sum(e <= 0.08 for e in layers)} of {len(layers)} models.",
         markdown(headings, [model_row(bench, model) for model, bench in benches.items()]),
+        "The machine was shared while this ran; rounds that lie far apart say how much. Large attention maps and "
+        "convolutions whose weights exceed the second-level cache take longer than predicted: the model lets memory "
+        "hide behind compute, the caches do so only in part. Additions and copies that stand alone (a position "
+        "embedding, a window shift) are priced as fused ones.",
         "By operator, all models together (vector work that a product swallows is counted to the product):",
         kinds_table(list(benches.values())),
         *[f"Not measured: {model} ({why})." for model, why in failed.items()],
+        *([f"Not in this run: {', '.join(missing)}."] if missing else []),
     )
 
 
