@@ -14,7 +14,7 @@ from gemm import ours
 from peak import peak_call
 from timing import interleaved, table
 
-SHAPES = ((197, 768, 768), (197, 3072, 768), (197, 768, 3072), (197, 768, 192))
+SHAPES = ((197, 768, 768), (197, 3072, 768), (197, 768, 192))
 SHARES = ((25,), (50,), (75,), (100,), (50, 25), (100, 100))
 
 

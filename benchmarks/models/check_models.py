@@ -1,6 +1,6 @@
 """Whole models through the verbs: quantize or plan, compile, run; every product bit for bit, the rest by cosine.
 
-    python benchmarks/models/coverage.py [MODEL ...] [--forms w8a8 w4a8.o2.g50 plan] [--output FILE.md]
+    python benchmarks/models/check_models.py [MODEL ...] [--forms w8a8 w4a8.o2.g50 plan] [--output FILE.md]
 
 "plan" is a mixed solver plan for x86_avx512_vnni whose weights may take 0.7 of their size at 8 bits. Each product
 is compiled alone and compared with the torch operator on codes over their whole range (tolerance 0); the whole
@@ -132,7 +132,7 @@ def main():
             failed |= "not" in row["products bit-equal"]
             print(*(row[key] for key in HEAD), sep="  ", flush=True)
     rows = [[done[n, f][key] for key in HEAD] for n in MODELS for f in FORMS if (n, f) in done]
-    text = "# Whole models, compiled and run\n\nCommand: `python benchmarks/models/coverage.py --output FILE.md`; "
+    text = "# Whole models, compiled and run\n\nCommand: `python benchmarks/models/check_models.py --output FILE.md`; "
     text += "two-core x86-64 with AVX-512 VNNI, one thread, batch 1, random weights (seed 0).\n"
     text += "Times are upper bounds: other work ran beside. Cosine is against the torch quantized model.\n\n"
     text += table(HEAD, rows)
