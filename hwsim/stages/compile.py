@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from hwsim.errors import UserError
 from hwsim.stages.quantize import QuantizeRequest, SourceRecord, read_plan, run_quantize
-from hwsim.target.load import load_target
 
 if TYPE_CHECKING:
     from hwsim.model.load import LoadedModel
@@ -110,6 +109,8 @@ def run_compile(request: CompileRequest, progress: Progress | None = None) -> Co
 
 def _units(request: CompileRequest) -> tuple[int, dict[str, str]]:
     """Cores of one inference, and for each layer of a plan how it uses them."""
+    from hwsim.target.load import load_target
+
     if request.plan is None:
         return request.threads or 1, {}
     plan = read_plan(request.plan)
