@@ -139,3 +139,26 @@ def test_plans_name_missing_layers_and_engines():
     wrong = {name: LayerAssignment(Scheme(8, 8), "abacus") for name in ("fc1", "fc2")}
     with pytest.raises(UserError, match="abacus"):
         simulate_plan(small_graph(), wrong, 1, device)
+
+
+def test_replay_with_its_graph_beside_it_needs_no_torch(tmp_path):
+    """``graph.json`` beside the plan: the whole command runs without torch, timm and transformers."""
+    import json
+    import shutil
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    from hwsim.simulate.graph_source import layer_graph
+
+    kept = Path(__file__).resolve().parents[3] / "reports" / "vit_b-edge_gpu" / "plan.json"
+    shutil.copy(kept, tmp_path / "plan.json")
+    (tmp_path / "graph.json").write_text(layer_graph(json.loads(kept.read_text())["model"]).to_json())
+    code = (
+        "import sys; from hwsim.cli.main import run; "
+        f"code = run(['simulate', '--plan', {str(tmp_path / 'plan.json')!r}, '-t', 'edge_gpu', '--json']); "
+        "print(code, *{m.split('.')[0] for m in sys.modules} & {'torch', 'timm', 'transformers'}, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "0"
+    assert json.loads(done.stdout)["seconds"] > 0
