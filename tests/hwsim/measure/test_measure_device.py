@@ -23,7 +23,7 @@ from hwsim.measure.machine import Peak, peak_rate, product_kernel
 from hwsim.measure.remote import Remote, parse_address
 from hwsim.target.load import load_target
 
-NETWORK = '''
+NETWORK = """
 import torch
 from torch import nn
 
@@ -39,7 +39,7 @@ class Net(nn.Module):
 def make():
     torch.manual_seed(0)
     return Net().eval(), torch.zeros(1, 3, 16, 16)
-'''
+"""
 SERVER = (
     "import time; from tvm.rpc.server import PopenRPCServerState as State; "
     "state = State('127.0.0.1', 9391, 9490, key='test', silent=True); print(state.port, flush=True); "
@@ -75,7 +75,9 @@ class Frozen:
             seconds = kernel.macs(self.isa) / (50e9 if kernel.floating else 200e9)
         else:
             work = kernel.rows * kernel.columns * kernel.run
-            seconds = work / 160e9 if kernel.rows > 1 else work / (100e9 if arrays[1].size < 1 << 20 else 20e9)
+            seconds = (
+                work / 160e9 if kernel.rows > 1 else work / (100e9 if arrays[1].size < 1 << 20 else 20e9)
+            )
         return Sample(seconds, seconds * 0.9, seconds * 1.2, 5)
 
 
@@ -100,14 +102,20 @@ def test_bench_sets_predicted_beside_measured(small, capsys):
     document = json.loads(capsys.readouterr().out)
     assert {layer["name"] for layer in document["layers"]} == {layer.name for layer in found.layers}
     assert document["predicted_seconds"] == pytest.approx(found.predicted)
-    assert run(["bench", str(folder / "art"), "-t", "x86_avx512_vnni", "--scheme", "w8a8", "--rounds", "1"]) == 0
+    assert (
+        run(["bench", str(folder / "art"), "-t", "x86_avx512_vnni", "--scheme", "w8a8", "--rounds", "1"]) == 0
+    )
     assert "median difference of a layer" in capsys.readouterr().out
 
 
 def test_descriptor_from_a_known_device_has_its_numbers(small, tmp_path):
-    folder, graph = small
+    _, graph = small
     measured = measure_machine(Frozen(), "known", 1)
-    times = ArtifactTimes({layer.name: Sample(5e-6, 4e-6, 6e-6, 5) for layer in graph.products()}, Sample(2e-5, 2e-5, 3e-5, 5), 9)
+    times = ArtifactTimes(
+        {layer.name: Sample(5e-6, 4e-6, 6e-6, 5) for layer in graph.products()},
+        Sample(2e-5, 2e-5, 3e-5, 5),
+        9,
+    )
     found = fit_descriptor(measured, {"net": graph}, {"net": times}, "formula")
     path = tmp_path / "known.yaml"
     path.write_text(descriptor_yaml(found.target, "hwsim target calibrate -o known.yaml", found.remarks()))
@@ -145,7 +153,9 @@ def test_rpc_runs_the_same_kernels(small, server):
     remote, here = Remote(server, "test", host_isa()), Local().artifact(folder / "art", rounds=1)
     there = remote.artifact(folder / "art", rounds=1)
     assert there.layers.keys() == here.layers.keys()
-    assert there.total.median == pytest.approx(sum(sample.median for sample in there.layers.values()), rel=0.5)
+    assert there.total.median == pytest.approx(
+        sum(sample.median for sample in there.layers.values()), rel=0.5
+    )
     rate, _ = peak_rate(remote)
     assert rate > 1e8
 
