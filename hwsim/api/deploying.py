@@ -112,7 +112,7 @@ def compile(
     calibration_data: str | Path | None = None,
     samples: int = 64,
     isa: str = "host",
-    threads: int = 1,
+    threads: int | None = None,
     tune: bool = False,
     batch: int = 1,
     sequence: int | None = None,
