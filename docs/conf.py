@@ -29,7 +29,9 @@ def visit_math(translator: Any, node: nodes.math | nodes.math_block) -> None:
     """Formulas as MathML, which browsers draw themselves: no script, no network."""
     block = isinstance(node, nodes.math_block)
     formula = tex2mathml(node.astext(), as_block=block)
-    translator.body.append(f"<div class='formula' style='overflow: auto hidden'>{formula}</div>" if block else formula)
+    translator.body.append(
+        f"<div class='formula' style='overflow: auto hidden'>{formula}</div>" if block else formula
+    )
     raise nodes.SkipNode
 
 

@@ -109,7 +109,12 @@ def test_a_bound_of_zero_loses_no_plan_to_rounding(seed):
                 kind="linear",
                 options=tuple(
                     LayerOption(
-                        scheme=f"s{cycles}", weight_bits=8, act_bits=8, error=error, cycles=cycles, energy_pj=0.0
+                        scheme=f"s{cycles}",
+                        weight_bits=8,
+                        act_bits=8,
+                        error=error,
+                        cycles=cycles,
+                        energy_pj=0.0,
                     )
                     for cycles, error in ((3, 0.0), (2, rng.uniform(1e-9, 1e-3)), (1, rng.uniform(1e3, 1e4)))
                 ),

@@ -167,7 +167,11 @@ def test_recipe_file_with_settings(place):
     assert made.record.recipe_settings == {"pipe": {"order": 3}, "bc": {"shrinkage": "none"}}
     assert [verdict["item"] for verdict in made.record.referee] == ["pipe", "bc"]
     assert {layer.scheme.order for layer in made.model.layers.values()} == {3}
-    for text, message in (("steps: bc", "list of step names"), ("- bc", "key steps"), ("a: [", "not a readable")):
+    for text, message in (
+        ("steps: bc", "list of step names"),
+        ("- bc", "key steps"),
+        ("a: [", "not a readable"),
+    ):
         path.write_text(text)
         with pytest.raises(UserError, match=message):
             run_quantize(request(place, "x", recipe=str(path)))
