@@ -119,8 +119,8 @@ def report(target: Target, benches: dict[str, Bench], failed: dict[str, str]) ->
         markdown(headings, [model_row(bench, model) for model, bench in benches.items()]),
         "The machine was shared while this ran; rounds that lie far apart say how much. Large attention maps and "
         "convolutions whose weights exceed the second-level cache took longer than predicted. A likely cause, not "
-        "tested apart from the load: caches hide behind compute only in part. Additions and copies that stand alone (a position "
-        "embedding, a window shift) are priced as fused ones.",
+        "tested apart from the load: caches hide behind compute only in part. Additions and copies that stand alone (a "
+        "position embedding, a window shift) are priced as fused ones.",
         "By operator, all models together (vector work that a product swallows is counted to the product):",
         kinds_table(list(benches.values())),
         *[f"Not measured: {model} ({why})." for model, why in failed.items()],
