@@ -11,10 +11,13 @@ where the weights lie on that grid, or, where B^n <= 64 cells make clipping wort
 ranges, judged on a histogram of the row and taken only where the exact error is smaller.
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numba
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
@@ -69,17 +72,18 @@ def chain_tables(
     weights = np.ones(columns, np.float32) if moments is None else np.ascontiguousarray(moments, np.float32)
     squared = np.ones((1, 1), np.float32) if fisher is None else np.ascontiguousarray(fisher, np.float32)
     known = fisher is not None
-    run_chains(
-        np.ascontiguousarray(weight),
-        np.array(bits),
-        weights,
-        squared,
-        known,
-        row,
-        row_max,
-        column,
-        CLIP_FACTORS,
-    )
+    with threads_of_torch():
+        run_chains(
+            np.ascontiguousarray(weight),
+            np.array(bits),
+            weights,
+            squared,
+            known,
+            row,
+            row_max,
+            column,
+            CLIP_FACTORS,
+        )
     energy, weighted = column[:2].sum(axis=1)
     moment = energy * weights[: energy.shape[-1]]
     return ChainTables(
@@ -97,6 +101,21 @@ def chain_tables(
         column_sup=column[2].max(axis=0),
         weight_energy=float(np.vdot(weight, weight)),
     )
+
+
+@contextmanager
+def threads_of_torch() -> Generator[None]:
+    """Numba computes on as many threads as torch, and leaves torch's number as it was.
+
+    Numba's first parallel call sets the thread count of OpenMP, which torch shares. Torch's later sums would run in
+    another order than its earlier ones, and a network planned twice in one process would get two plans.
+    """
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @numba.njit(cache=True, fastmath=True, error_model="numpy")
