@@ -111,7 +111,7 @@ def threads_of_torch() -> Generator[None]:
     another order than its earlier ones, and a network planned twice in one process would get two plans.
     """
     threads = torch.get_num_threads()
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""The compiled chains leave the process as they found it (their figures are compared in test_pipe_profile)."""
+"""The compiled chains leave the process as they found it."""
 
 import os
 import subprocess
