@@ -139,26 +139,11 @@ def solve(
     progress: "ProgressCallback | None" = None,
 ) -> SolveResult:
     """Choose one option per layer from option tables (``tables.json`` of a plan), proven optimal."""
+    asked = dict(locals())
+    from hwsim.stages.search import search_flags
     from hwsim.stages.solve import plans_text, run_solve, solve_request
 
-    request = solve_request(
-        max_latency=max_latency,
-        max_bops=max_bops,
-        max_weight_memory=max_weight_memory,
-        max_activation_memory=max_activation_memory,
-        max_energy=max_energy,
-        max_error=max_error,
-        objective=objective,
-        pin=pin,
-        forbid=forbid,
-        ensembles=ensembles,
-        pareto=pareto,
-        alternatives=alternatives,
-        explain=explain,
-        time_limit=time_limit,
-        seed=seed,
-        workers=workers,
-    )
+    request = solve_request(ensembles=ensembles, pareto=pareto, **search_flags(asked))
     start = None if warm_start is None else given.plan_file(warm_start)
     plans = run_solve(Path(tables), request, pareto=pareto, warm_start=start, progress=progress)
     if output is not None:

@@ -10,6 +10,7 @@ import typer
 from hwsim.cli import complete, console
 from hwsim.errors import ViolationError
 from hwsim.stages.request import PlanRequest, plan_request
+from hwsim.stages.search import search_flags
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -114,27 +115,14 @@ def plan(
         calibration_data=calibration_data,
         measured=measured,
         bits=bits,
-        max_latency=max_latency,
-        max_bops=max_bops,
-        max_weight_memory=max_weight_memory,
-        max_activation_memory=max_activation_memory,
-        max_energy=max_energy,
-        max_error=max_error,
-        objective=objective,
-        pin=pin,
-        forbid=forbid,
         batch=batch,
         sequence=sequence,
         pareto=pareto,
-        alternatives=alternatives,
-        explain=explain,
         warm_start=warm_start,
-        time_limit=time_limit,
-        seed=seed,
-        workers=workers,
         strict=strict,
         resume=resume,
         command=shlex.join(["hwsim", *sys.argv[1:]]),
+        **search_flags(context.params),
     )
     if dry_run:
         _print_dry_run(request, json)

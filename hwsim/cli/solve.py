@@ -17,6 +17,7 @@ _PICO = 1e-12
 
 
 def solve(
+    context: typer.Context,
     tables: Annotated[Path, typer.Argument(help="Option tables: JSON as planner.tables defines it.")],
     max_latency: Annotated[str | None, typer.Option(help="For example 4ms.")] = None,
     max_bops: Annotated[str | None, typer.Option(help="Bit operations, for example 30G.")] = None,
@@ -50,26 +51,10 @@ def solve(
 
     Example: hwsim solve tables.json --max-latency 4ms --pin 'head=w8a8'
     """
+    from hwsim.stages.search import search_flags
     from hwsim.stages.solve import InfeasibleTables, run_solve, solve_request
 
-    request = solve_request(
-        max_latency=max_latency,
-        max_bops=max_bops,
-        max_weight_memory=max_weight_memory,
-        max_activation_memory=max_activation_memory,
-        max_energy=max_energy,
-        max_error=max_error,
-        objective=objective,
-        pin=pin,
-        forbid=forbid,
-        ensembles=ensembles,
-        pareto=pareto,
-        alternatives=alternatives,
-        explain=explain,
-        time_limit=time_limit,
-        seed=seed,
-        workers=workers,
-    )
+    request = solve_request(ensembles=ensembles, pareto=pareto, **search_flags(context.params))
     try:
         with _Bar() as bar:
             plans = run_solve(tables, request, pareto=pareto, warm_start=warm_start, progress=bar.callback)

@@ -118,14 +118,13 @@ def simulate_artifact(
     artifact: Path, manifest: dict[str, Any], graph: "LayerGraph", target: "Target", scheme: str | None
 ) -> "Simulation":
     """The artifact's plan, or its one scheme, on the described device."""
-    from hwsim.simulate.cycle import simulate_plan, simulate_scheme
-    from hwsim.simulate.plan_file import assignments_of, read_plan
+    from hwsim.documents import read_plan
+    from hwsim.simulate.cycle import simulate_scheme
+    from hwsim.simulate.plan_file import replay
     from quant.scheme import Scheme
 
     plan = artifact / "plan.json"
     if scheme is None and plan.is_file():
-        document = read_plan(plan)
-        predictors = 1 if document.ensemble is None else document.ensemble.predictors
-        return simulate_plan(graph, assignments_of(document), predictors, target)
+        return replay(read_plan(plan, "ARTIFACT"), graph, target)
     named = scheme or str(manifest.get("scheme") or "w8a8")
     return simulate_scheme(graph, Scheme.parse(named), target)

@@ -51,9 +51,8 @@ def forms(target: "Target") -> list[Form]:
 
 
 def schemes_for(layer: "Layer", form: Form) -> Scheme:
-    """What the form means for one layer: products of two activations have nothing to expand."""
-    scheme = form.scheme
-    return Scheme(scheme.weight_bits, scheme.act_bits) if layer.kind == "matmul" else scheme
+    """What the form means for one layer."""
+    return form.scheme.between_activations if layer.kind == "matmul" else form.scheme
 
 
 def profiled_forms(target: "Target") -> list[Form]:

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hwsim.documents import read_plan
 from hwsim.errors import UserError
-from hwsim.stages.quantize import QuantizeRequest, SourceRecord, read_plan, run_quantize
+from hwsim.stages.quantize import QuantizeRequest, SourceRecord, run_quantize
 
 if TYPE_CHECKING:
     from hwsim.model.load import LoadedModel

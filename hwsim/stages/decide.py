@@ -1,6 +1,6 @@
 """The decision inside ``plan``: ask the planner, replay its answer, and ask again where the replay is slower."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from hwsim import files
@@ -9,8 +9,8 @@ from hwsim.report.document import ParetoPoint
 from hwsim.stages import comparison
 from hwsim.stages.infeasible import infeasible_text
 from hwsim.stages.progress import StageProgress
-from hwsim.stages.request import Objective, PlanRequest
-from quant.scheme import Scheme
+from hwsim.stages.request import PlanRequest
+from hwsim.stages.search import planner_request
 
 if TYPE_CHECKING:
     from hwsim.model.load import LoadedModel
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from hwsim.target.schema import Target
     from planner.control import Progress, ProgressCallback
     from planner.plan import Plan
-    from planner.request import Request
+    from planner.request import Quantity, Request
     from planner.tables import Tables
 
 LATENCY_ROUNDS = 3
-_SECOND: dict[Objective, Objective] = {"error": "latency", "latency": "error", "energy": "latency"}
+_SECOND: "dict[Quantity, Quantity]" = {"error": "latency", "latency": "error", "energy": "latency"}
 DEFAULT_LIMIT = "default: the error of uniform w8a8"
 
 
@@ -49,9 +49,11 @@ def solve_inside_latency(run: Run, progress: StageProgress) -> "tuple[Plan, Simu
     The planner adds up closed-form costs; the replay also sees waiting at shared memories. The limit that the
     planner gets shrinks by the ratio of the two, so that the latency asked for holds in the replay.
     """
-    limit = run.request.limits.latency
+    from hwsim.simulate.plan_file import replay
+
+    limit = run.request.search.limits.latency
     plan, default_limit = _solve(run, progress, limit)
-    simulation = simulate(run.model, plan, run.target)
+    simulation = replay(plan, run.model.graph, run.target)
     allowed = limit
     for _ in range(LATENCY_ROUNDS):
         if limit is None or allowed is None or simulation.seconds <= limit or plan.status != "optimal":
@@ -61,7 +63,7 @@ def solve_inside_latency(run: Run, progress: StageProgress) -> "tuple[Plan, Simu
             plan, default_limit = _solve(run, progress, allowed)
         except InfeasibleError:
             break
-        simulation = simulate(run.model, plan, run.target)
+        simulation = replay(plan, run.model.graph, run.target)
         run.remarks.append(
             f"the replay is slower than the sum of closed-form costs: planned for {allowed * 1e3:.4g} ms so that "
             f"the replay stays inside {limit * 1e3:.4g} ms"
@@ -79,7 +81,7 @@ def _solve(run: Run, progress: StageProgress, latency: float | None) -> "tuple[P
     try:
         return solve(run.tables, request, warm_start=start, progress=show), default_limit
     except Infeasible as error:
-        if default_limit is None or run.request.limits.any:
+        if default_limit is None or run.request.search.limits.any:
             raise _infeasible(error, run) from error
     # The device cannot be as accurate as uniform w8a8 at all: then the most accurate plan is the default.
     run.remarks.append(
@@ -104,18 +106,15 @@ def _gap_on(progress: StageProgress) -> "ProgressCallback":
 
 
 def _warm_start(request: PlanRequest) -> "Plan | None":
-    from hwsim.stages.solve import read_document
-    from planner.plan import Plan
+    from hwsim.documents import read_plan
 
-    return None if request.warm_start is None else read_document(Plan, request.warm_start, "--warm-start")
+    return None if request.warm_start is None else read_plan(request.warm_start, "--warm-start")
 
 
 def _solver_request(run: Run, latency: float | None) -> "tuple[Request, str | None]":
     """The planner's request; with no limit at all, the fastest plan as accurate as uniform w8a8."""
-    from planner.request import Limits, Request
-
-    asked = run.request.limits
-    objective = run.request.objective
+    asked = run.request.search.limits
+    objective = run.request.search.objective
     default_limit: str | None = None
     error = asked.error
     if error is None and (objective[:1] in (("latency",), ("energy",)) or not asked.any):
@@ -123,24 +122,12 @@ def _solver_request(run: Run, latency: float | None) -> "tuple[Request, str | No
         error = comparison.uniform_error(run.model.graph.products(), form, run.profile) * (1 + 1e-9)
         default_limit = DEFAULT_LIMIT
     first = objective[0] if objective else "error" if asked.any else "latency"
-    return Request(
+    search = replace(
+        run.request.search,
         objective=objective if len(objective) > 1 else (first, _SECOND[first]),
-        limits=Limits(
-            error=error,
-            latency=latency,
-            energy=None if asked.energy is None else asked.energy * 1e12,
-            bops=asked.bops,
-            weight_memory=asked.weight_memory,
-            activation_memory=asked.activation_memory,
-        ),
-        pins=run.request.pins,
-        forbids=run.request.forbids,
-        seed=run.request.seed,
-        workers=run.request.workers,
-        time_limit=run.request.time_limit,
-        alternatives=run.request.alternatives,
-        explain=run.request.explain,
-    ), default_limit
+        limits=replace(asked, error=error, latency=latency),
+    )
+    return planner_request(search), default_limit
 
 
 def explanations(plan: "Plan") -> list[str]:
@@ -169,18 +156,6 @@ def _infeasible(error: Any, run: Run) -> InfeasibleError:
     path = run.request.output_dir / "infeasible.json"
     files.write_text(path, error.report.model_dump_json(indent=2) + "\n")
     return InfeasibleError(f"{infeasible_text(error.report)} (details in {path})")
-
-
-def simulate(model: "LoadedModel", plan: "Plan", target: "Target") -> "Simulation":
-    """Replay a plan in cycle mode."""
-    from hwsim.simulate.cycle import LayerAssignment, simulate_plan
-
-    assignments = {
-        layer.name: LayerAssignment(Scheme.parse(layer.scheme), layer.engine, layer.way, layer.holds)
-        for layer in plan.layers
-    }
-    predictors = plan.ensemble.predictors if plan.ensemble is not None else 1
-    return simulate_plan(model.graph, assignments, predictors, target)
 
 
 def pareto_points(run: Run, plan: "Plan", progress: StageProgress) -> list[ParetoPoint]:

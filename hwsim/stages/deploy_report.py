@@ -162,7 +162,7 @@ def _budgets(found: Findings, simulation: "Simulation") -> list[Budget]:
             asked = "capacity in the descriptor"
         used = simulation.seconds if use.name == "latency" else use.used * scale
         # the planner may have been given a tighter latency, so that the replay stays inside the asked one
-        asked_latency = found.request.limits.latency if use.name == "latency" else None
+        asked_latency = found.request.search.limits.latency if use.name == "latency" else None
         limit = asked_latency or use.limit * scale
         name = use.name.replace("memory:", "memory ").replace("_", " ")
         budgets.append(Budget(name=name, unit=unit, limit=limit, value=used, asked_by=asked))  # pyright: ignore[reportArgumentType]
@@ -175,7 +175,7 @@ def _not_honoured(found: Findings, validation: Validation) -> list[str]:
     floats = [layer.name for layer in found.plan.layers if layer.weight_bits is None]
     if asked and floats:
         texts.append(f"--bits {asked}: {_count(len(floats), 'layer')} in float, first {floats[0]}")
-    limit = found.request.limits.latency
+    limit = found.request.search.limits.latency
     if limit is not None and found.simulation.seconds > limit:
         simulated = format_quantity(found.simulation.seconds, "time")
         texts.append(f"--max-latency {format_quantity(limit, 'time')}: the simulated latency is {simulated}")
@@ -288,7 +288,7 @@ def _provenance(found: Findings) -> Provenance:
         target=found.target.name,
         target_sha256=found.target.sha256,
         graph_sha256=graph_sha256(found.model.graph),
-        seed=found.request.seed,
+        seed=found.request.search.seed,
         versions=versions(),
         sensitivity=found.basis,
         plan_sha256=hashlib.sha256(found.plan_text.encode()).hexdigest(),

@@ -35,7 +35,10 @@ class WeightError:
 
 @dataclass(frozen=True)
 class LayerErrors:
-    """Errors of the options of one layer; ``weights`` is keyed by schemes without activation bits."""
+    """Errors of the options of one layer; ``weights`` is keyed by schemes without activation bits.
+
+    In a product of two activations ``weights`` holds the second of them, and ``activations`` the first alone.
+    """
 
     weights: dict[Scheme, WeightError]
     activations: dict[int | None, float]
@@ -77,7 +80,7 @@ class ErrorProfile:
             }
             for name, errors in self.layers.items()
         }
-        document = {"schema_version": 1, "key": key, "basis": self.basis, "layers": layers}
+        document = {"schema_version": 2, "key": key, "basis": self.basis, "layers": layers}
         return json.dumps(document, sort_keys=True) + "\n"
 
     @classmethod
@@ -85,7 +88,7 @@ class ErrorProfile:
         """Read what ``to_json`` wrote; None when it was made from something else."""
         try:
             document = json.loads(text)
-            if document["schema_version"] != 1 or document["key"] != key:
+            if document["schema_version"] != 2 or document["key"] != key:
                 return None
             layers = {
                 name: LayerErrors(
@@ -124,7 +127,7 @@ def profile_errors(
     from quant.sensitivity import measure_sensitivity
 
     products = model.graph.products()
-    wanted = sorted({s.act_bits for schemes in offered for s in schemes if s.act_bits is not None})
+    wanted = _activation_widths(products, offered)
     sensitivity = measure_sensitivity(
         model.module, batches, seed=seed, act_bits=wanted, synthetic=data is None
     )
@@ -139,15 +142,25 @@ def profile_errors(
     return ErrorProfile(layers, _basis(sensitivity, data or f"{len(batches)} seeded synthetic inputs"))
 
 
+def _activation_widths(products: "Sequence[Layer]", offered: Sequence[Sequence[Scheme]]) -> list[int]:
+    """Widths at which activations occur: as first operands everywhere, as second ones between activations."""
+    found: set[int | None] = set()
+    for layer, schemes in zip(products, offered, strict=True):
+        found |= {scheme.act_bits for scheme in schemes}
+        found |= {scheme.weight_bits for scheme in schemes if layer.weight is None}
+    return sorted(bits for bits in found if bits is not None)
+
+
 def _profile_layer(
     layer: "Layer", weight: "Tensor | None", schemes: Sequence[Scheme], found: "LayerSensitivity"
 ) -> LayerErrors:
     from quant.profile import profile_layer
 
-    activations = {scheme.act_bits: found.activation_loss(scheme.act_bits) for scheme in schemes}
-    if weight is None:
-        return LayerErrors({}, activations)
+    activations = {scheme.act_bits: found.operand_loss(0, scheme.act_bits) for scheme in schemes}
     parts = list(dict.fromkeys(weight_part(scheme) for scheme in schemes if not scheme.is_float))
+    if weight is None:
+        second = {part: WeightError(found.operand_loss(1, part.weight_bits), 0.0, 0.0, 0.0) for part in parts}
+        return LayerErrors(second, activations)
     profiled = profile_layer(
         weight.detach().float().numpy(),
         parts,
@@ -175,15 +188,16 @@ def profile_shapes(model: "LoadedModel", offered: Sequence[Sequence[Scheme]]) ->
 
     layers: dict[str, LayerErrors] = {}
     for layer, schemes in zip(model.graph.products(), offered, strict=True):
-        operands = 1 if layer.weight is not None else 2
         activations = {
-            scheme.act_bits: 0.5 * operands * relative_activation_error(scheme.act_bits) for scheme in schemes
+            scheme.act_bits: 0.5 * relative_activation_error(scheme.act_bits) for scheme in schemes
         }
         weights: dict[Scheme, WeightError] = {}
-        if layer.weight is not None:
-            for part in dict.fromkeys(weight_part(scheme) for scheme in schemes if not scheme.is_float):
+        for part in dict.fromkeys(weight_part(scheme) for scheme in schemes if not scheme.is_float):
+            if layer.weight is None:
+                relative = relative_activation_error(part.weight_bits)
+            else:
                 relative = relative_weight_error(part, layer.k)
-                weights[part] = WeightError(0.5 * relative, relative, 0.0, 0.0)
+            weights[part] = WeightError(0.5 * relative, relative, 0.0, 0.0)
         layers[layer.name] = LayerErrors(weights, activations)
     return ErrorProfile(layers, "no weights: closed form for Gaussian tensors, all layers equally sensitive")
 

@@ -47,7 +47,7 @@ def measure_errors(
 
     layers = {layer.name: layer for layer in model.graph.products()}
     weights = model.module.state_dict()
-    ranges = {bits: _ranges(model, bits, batches) for bits in _act_bits(profile)}
+    ranges = {bits: _ranges(model, bits, batches) for bits in _grid_widths(layers, profile)}
 
     def trials(name: str) -> "list[Trial]":
         layer = layers[name]
@@ -70,8 +70,13 @@ def anchors(errors: LayerErrors) -> list[Scheme]:
     return [ordered[place] for place in places]
 
 
-def _act_bits(profile: ErrorProfile) -> list[int]:
-    return sorted({bits for errors in profile.layers.values() for bits in errors.activations if bits})
+def _grid_widths(layers: "Mapping[str, Layer]", profile: ErrorProfile) -> list[int]:
+    """Widths of first operands, and of second ones where these are activations too."""
+    widths = {bits for errors in profile.layers.values() for bits in errors.activations}
+    for name, errors in profile.layers.items():
+        if layers[name].weight is None:
+            widths |= {scheme.weight_bits for scheme in errors.weights}
+    return sorted(bits for bits in widths if bits is not None)
 
 
 def _ranges(model: "LoadedModel", bits: int, batches: "Sequence[tuple[Tensor, ...]]") -> "ActRanges":
@@ -89,14 +94,14 @@ def _trials(
     from quant.measured import Trial
     from quant.ranges import AffineRange
 
-    found: list[Trial] = []
-    operands = 1 if weight is not None else 2
-    for bits in filter(None, errors.activations):
-        ends = [ranges[bits].of(f"{layer.name}.in{index}") for index in range(operands)]
-        grids = tuple(AffineRange(min(low, 0.0), max(high, 0.0), bits) for low, high in ends)
-        found.append(Trial(bits, ranges=grids))
+    def grid(operand: int, bits: int | None) -> AffineRange:
+        assert bits is not None
+        low, high = ranges[bits].of(f"{layer.name}.in{operand}")
+        return AffineRange(min(low, 0.0), max(high, 0.0), bits)
+
+    found = [Trial(bits, ranges=(grid(0, bits),)) for bits in filter(None, errors.activations)]
     if weight is None:
-        return found
+        return found + [Trial(s, ranges=(None, grid(1, s.weight_bits))) for s in errors.weights]
     for scheme in anchors(errors):
         expanded = expand(weight, scheme).weight()
         found += [Trial(scheme, expanded), Trial(compensated(scheme), expanded, centred=True)]

@@ -57,7 +57,8 @@ def layer_schemes(layer: "Layer", target: "Target", widths: Widths) -> list[Sche
         if max(weight_bits, act_bits) > 16 or act_bits < 2 or not widths.allow(weight_bits, act_bits):
             continue
         if kind == "matmul":
-            schemes.append(Scheme(weight_bits, act_bits))
+            if weight_bits >= 2:  # the second operand is an activation too
+                schemes.append(Scheme(weight_bits, act_bits))
         else:
             schemes += expansions(weight_bits, act_bits, axes)
     if target.float_path is not None:

@@ -166,7 +166,7 @@ def _load(request: PlanRequest, shapes_only: bool = False) -> "LoadedModel":
     return load_model(
         request.model,
         weights=None if shapes_only else request.weights,
-        seed=request.seed,
+        seed=request.search.seed,
         device="meta" if shapes_only else "cpu",
         batch=request.batch,
         sequence=request.sequence,
@@ -218,7 +218,7 @@ def _profile(
         if known is not None:
             return known
         log.warning("--resume: %s was made from other inputs; profiling again", path)
-    profile = error_profile.profile_errors(model, everything, batches, data=data, seed=request.seed)
+    profile = error_profile.profile_errors(model, everything, batches, data=data, seed=request.search.seed)
     if request.measured:
         from hwsim.stages.measured_errors import measure_errors
 
@@ -232,7 +232,7 @@ def _profile_key(
     request: PlanRequest, model: "LoadedModel", offered: list[list[Scheme]], data: str | None
 ) -> str:
     """Hash of everything the error profile depends on."""
-    facts = [weights_text(model), graph_sha256(model.graph), data or "synthetic", str(request.seed)]
+    facts = [weights_text(model), graph_sha256(model.graph), data or "synthetic", str(request.search.seed)]
     facts.append(f"measured {request.measured}")
     facts += [" ".join(map(str, schemes)) for schemes in offered]
     facts += [f"{name} {version}" for name, version in versions().items()]
@@ -244,7 +244,7 @@ def _samples(request: PlanRequest, model: "LoadedModel") -> "tuple[list[tuple[Te
     from hwsim.stages.error_profile import synthetic_inputs
 
     if request.calibration_data is None:
-        return synthetic_inputs(model, request.seed), None
+        return synthetic_inputs(model, request.search.seed), None
     from hwsim.stages.calibration import calibration_data
 
     batches, record = calibration_data(request.calibration_data, model)

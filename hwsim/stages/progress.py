@@ -80,7 +80,7 @@ def expected_seconds(request: "PlanRequest", graph: "LayerGraph | None" = None) 
         LOADING: 3.0 + 10e-9 * parameters,
         PROFILING: 0.5 + 30e-9 * parameters + _PASSES * samples * forward + alone,
         PRICING: 0.1,
-        SOLVING: 0.5 + 0.005 * products * (1 + request.alternatives + 6 * request.explain),
+        SOLVING: 0.5 + 0.005 * products * (1 + request.search.alternatives + 6 * request.search.explain),
         REPLAYING: 0.1 + 0.002 * products,
         FRONTIER: 0.01 * products * request.pareto,
         WRITING: 0.1 + 0.002 * products,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from hwsim import files
+from hwsim.documents import read_plan
 from hwsim.errors import UserError
 from quant.scheme import Scheme
 
@@ -158,25 +159,9 @@ def run_quantize(request: QuantizeRequest, watch: Watch | None = None) -> Quanti
     return QuantizeResult(quantized, record, request.output_dir)
 
 
-def read_plan(path: Path) -> "Plan":
-    """A plan.json that hwsim plan wrote."""
-    from pydantic import ValidationError
-
-    from planner.plan import Plan
-
-    try:
-        return Plan.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--plan {path}: cannot be read ({error})") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "document"
-        raise UserError(f"--plan {path}: not a plan.json ({where}: {first['msg']})") from error
-
-
 def uniform_assignment(graph: "LayerGraph", scheme: Scheme) -> dict[str, Scheme]:
     """One scheme for all products; products of two activations use the activation width on both sides."""
-    both = Scheme(scheme.act_bits, scheme.act_bits) if scheme.act_bits is not None else Scheme(None, None)
+    both = scheme.between_activations
     return {layer.name: both if layer.kind == "matmul" else scheme for layer in graph.products()}
 
 

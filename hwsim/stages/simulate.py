@@ -18,15 +18,14 @@ def replayer(
 ) -> "Callable[[Target], Simulation]":
     """What to simulate, with its graph loaded; give it a device."""
     graph = network(plan, model, batch=batch, sequence=sequence)
-    from hwsim.simulate.cycle import simulate_plan, simulate_scheme
-    from hwsim.simulate.plan_file import assignments_of, read_plan
+    from hwsim.documents import read_plan
+    from hwsim.simulate.cycle import simulate_scheme
+    from hwsim.simulate.plan_file import replay
     from quant.scheme import Scheme
 
     if plan is not None:
         document = read_plan(plan)
-        assignments = assignments_of(document)
-        predictors = 1 if document.ensemble is None else document.ensemble.predictors
-        return lambda device: simulate_plan(graph, assignments, predictors, device)
+        return lambda device: replay(document, graph, device)
     parsed = Scheme.parse(scheme)
     return lambda device: simulate_scheme(graph, parsed, device)
 
@@ -44,9 +43,9 @@ def network(
     """The graph that was planned (``graph.json`` beside the plan, else exported anew), or the named model's."""
     if (plan is None) == (model is None):
         raise UserError("give either --plan plan.json or --model NAME")
+    from hwsim.documents import read_plan
     from hwsim.model.graph import LayerGraph
     from hwsim.simulate.graph_source import layer_graph
-    from hwsim.simulate.plan_file import read_plan
 
     if plan is None:
         return layer_graph(model or "", batch=batch, sequence=sequence)

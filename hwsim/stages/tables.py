@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from hwsim.target.schema import Target
 
 MAX_PREDICTORS = 3
+FLOAT_BITS = 32
 
 
 def fill_tables(
@@ -45,7 +46,7 @@ def fill_tables(
         LayerTable(
             name=layer.name,
             kind=product_kind(layer),
-            options=tuple(_options(layer, options, errors[layer.name], len(products))),
+            options=tuple(_options(layer, options, errors[layer.name], len(products), target)),
             group=layer.group,
             macs=layer.macs,
         )
@@ -80,8 +81,9 @@ def _ends(graph: "LayerGraph", target: "Target") -> float:
 
 
 def _options(
-    layer: "Layer", costs: "Sequence[OptionCost]", errors: "LayerErrors", products: int
+    layer: "Layer", costs: "Sequence[OptionCost]", errors: "LayerErrors", products: int, target: "Target"
 ) -> list[LayerOption]:
+    in_float = target.float_path.bits if target.float_path is not None else FLOAT_BITS
     options: list[LayerOption] = []
     for cost in costs:
         scheme = cost.scheme
@@ -101,7 +103,11 @@ def _options(
                 energy_pj=round(cost.energy_pj, 3),
                 bops=cost.bops,
                 weight_bytes=math.ceil(cost.weight_bytes) if layer.kind != "matmul" else 0,
-                act_bytes=math.ceil(layer.elements * (scheme.act_bits or 32) / 8),
+                act_bytes=math.ceil(
+                    layer.elements
+                    * (target.stored_bits(scheme.act_bits) if scheme.act_bits else in_float)
+                    / 8
+                ),
                 term_cycles=tuple(math.ceil(cycles) for cycles in cost.term_cycles) if spread else (),
                 term_energy_pj=tuple(round(pj, 3) for pj in cost.term_energy_pj) if spread else (),
                 term_bops=cost.term_bops if spread else (),

@@ -78,8 +78,10 @@ def test_infeasible_names_limit_and_way_out(path):
     [
         ([], "nothing to plan for"),
         (["--objective", "speed"], "not one of"),
-        (["--objective", "error,error"], "must differ"),
+        (["--objective", "error,error"], "two different ones"),
         (["--max-latency", "fast"], "--max-latency"),
+        (["--max-error", "-1"], r"limits\.error"),
+        (["--objective", "latency", "--seed", str(2**31)], "seed"),
         (["--objective", "latency", "--warm-start", "none.json"], "no such file"),
     ],
 )

@@ -12,7 +12,10 @@ from hwsim.stages.error_profile import profile_errors
 from hwsim.stages.measured_errors import anchors, compensated, measure_errors
 from quant.expansion import expand
 from quant.measured import divergence
+from quant.observe import observe_ranges
+from quant.qmodel import quantize
 from quant.scheme import Scheme
+from quant.sensitivity import first_tensor
 from tests.small_models import SmallTransformer
 
 SCHEMES = [
@@ -26,17 +29,29 @@ def made(pytestconfig):
     torch.manual_seed(1)
     batches = [(torch.randn(1, 16, 12),) for _ in range(4)]
     offered = [
-        SCHEMES if layer.weight is not None else [Scheme(4, 4), Scheme(8, 8)]
+        SCHEMES if layer.weight is not None else [Scheme(2, 8), Scheme(4, 4), Scheme(8, 4), Scheme(8, 8)]
         for layer in model.graph.products()
     ]
     profile = profile_errors(model, offered, batches, data="test", seed=0)
     return model, batches, profile, measure_errors(model, profile, batches)
 
 
+def mean_divergence(floats, outputs):
+    """Mean over the batches of the divergence of the first outputs."""
+    return np.mean(
+        [
+            divergence(first_tensor(f), first_tensor(o), "classes")
+            for f, o in zip(floats, outputs, strict=True)
+        ]
+    )
+
+
 def test_anchors_are_what_a_direct_run_finds(made):
     model, batches, profile, measured = made
     state = model.module.state_dict()
     for layer in model.graph.products():
+        if layer.weight is None:
+            continue
         for scheme in anchors(profile.layers[layer.name]):
             weight = state[layer.weight]
             kept = weight.clone()
@@ -45,12 +60,27 @@ def test_anchors_are_what_a_direct_run_finds(made):
                 weight.copy_(expand(kept, scheme).weight().reshape(kept.shape))
                 outputs = [model.module(*batch) for batch in batches]
                 weight.copy_(kept)
-            expected = np.mean(
-                [divergence(f[0] if isinstance(f, tuple) else f, o[0] if isinstance(o, tuple) else o, "classes")
-                 for f, o in zip(floats, outputs, strict=True)]
-            )  # fmt: skip
+            expected = mean_divergence(floats, outputs)
             found = measured.layers[layer.name].weights[scheme].loss
             assert found == pytest.approx(expected, rel=0.02, abs=1e-8), (layer.name, scheme)
+
+
+def test_in_a_product_of_two_activations_each_width_is_that_of_its_operand(made):
+    """The quantized model puts the second operand on the grid of `w`: two bits there must cost what they lose."""
+    model, batches, profile, measured = made
+    for layer in model.graph.products():
+        if layer.weight is not None:
+            continue
+        for errors in (profile.layers[layer.name], measured.layers[layer.name]):
+            assert errors.error(Scheme(2, 8)) > 10 * errors.error(Scheme(8, 8))
+            assert errors.error(Scheme(4, 4)) > errors.error(Scheme(8, 4)) > errors.error(Scheme(8, 8))
+        only = {p.name: Scheme(None, None) for p in model.graph.products()} | {layer.name: Scheme(2, 8)}
+        ranges = observe_ranges(model.module, only, batches, method="mse")
+        quantized = quantize(model.module, only, ranges=ranges).integer()
+        with torch.no_grad():
+            floats, outputs = ([form(*batch) for batch in batches] for form in (model.module, quantized))
+        found = mean_divergence(floats, outputs)
+        assert measured.layers[layer.name].error(Scheme(2, 8)) == pytest.approx(found, rel=0.1)
 
 
 def test_options_between_anchors_keep_their_order(made):
@@ -122,7 +152,7 @@ def test_the_planner_buys_a_bias_where_it_helps(pytestconfig, tmp_path):
     taken = 0
     for layer in plan["layers"]:
         weights = profile["layers"][layer["name"]]["weights"]
-        if not weights or layer["scheme"] == "fp":
+        if layer["scheme"] == "fp" or not any(scheme.endswith("+bc") for scheme in weights):
             continue
         taken += layer["recipe"] == ["bc"]
         body = layer["scheme"].removesuffix("+bc").replace("a8", "")

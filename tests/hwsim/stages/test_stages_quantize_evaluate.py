@@ -125,7 +125,7 @@ def test_plan_decides_each_layer(place):
     with pytest.raises(UserError, match="made for other"):
         run_quantize(request(place, "x", scheme=None, plan=path))
     path.write_text('{"model": 3}')
-    with pytest.raises(UserError, match=r"not a plan\.json"):
+    with pytest.raises(UserError, match="not a plan"):
         run_quantize(request(place, "x", scheme=None, plan=path))
 
 
