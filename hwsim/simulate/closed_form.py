@@ -1,6 +1,7 @@
 """Price every (layer, scheme, engine, way) at once: the closed-form cost model, compiled.
 
-time = max(home memory, max(compute, inner memories) + first load + last store) + launch + synchronisation, where
+time = max(home memory, max(compute, inner memories) + first load + last store) + latency + launch + synchronisation,
+where
 "home" is the memory in which the operands live, and compute follows
 the engine's closed form (systolic folds as corrected SCALE-Sim; padded tiles for SIMD, dot-product and
 tensor-core engines; Bit Fusion's form for bit-composable arrays) and the traffic of each memory is the least
@@ -313,7 +314,7 @@ def _price_memory(
     home = max(weight_home, act_home)
     compute, count = result[col.R_COMPUTE], levels.shape[0]
     slowest, fill, energy, bound = 0.0, 0.0, 0.0, col.BOUND_COMPUTE
-    at_home, elsewhere = 0.0, compute
+    at_home, latency, elsewhere = 0.0, 0.0, compute
     for level in range(count):
         rate = levels[level, col.L_RATE]
         if level == 0 and count > 1:
@@ -347,7 +348,8 @@ def _price_memory(
                 moved = per_unit * used
             if level == home:
                 result[col.R_STREAM : col.R_STREAM + col.STREAM_COLUMNS] = stream
-                fill = ends_bytes(stream, prefetch) / rate + levels[level, col.L_LATENCY]
+                latency = levels[level, col.L_LATENCY]
+                fill = ends_bytes(stream, prefetch) / rate + latency
         result[col.R_LEVELS + level] = moved
         energy += moved * levels[level, col.L_PJ]
         cycles = (moved if levels[level, col.L_SHARED] > 0 else per_unit) / rate
@@ -361,8 +363,8 @@ def _price_memory(
             elsewhere = max(elsewhere, cycles)
     result[col.R_MEMORY], result[col.R_FILL], result[col.R_MEMORY_PJ] = slowest, fill, energy
     result[col.R_BOUND], result[col.R_HOME] = bound, home
-    # The first load and the last store are part of the home memory's own time.
-    result[col.R_RUNNING] = max(elsewhere + fill, at_home)
+    # The first load and the last store are part of the home memory's own time; the wait for the first byte is not.
+    result[col.R_RUNNING] = max(elsewhere + fill, at_home + latency)
 
 
 @jit

@@ -73,7 +73,7 @@ def fastest_assignments(
 ) -> dict[str, LayerAssignment]:
     """The fastest engine and way of each product by cost mode; float where no engine is wide enough."""
     products = [layer for layer in layers if layer.kind in PRODUCT_KINDS]
-    plain = Scheme(scheme.weight_bits, scheme.act_bits)
+    plain = scheme.between_activations
     choices = [[plain if layer.kind == "matmul" else scheme, Scheme(None, None)] for layer in products]
     found: dict[str, LayerAssignment] = {}
     for layer, choice, options in zip(

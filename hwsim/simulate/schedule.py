@@ -21,6 +21,7 @@ from hwsim.simulate.pricing import (
     TermSize,
     Way,
     dims_row,
+    operator_class,
     option_terms,
     pack_terms,
     point_row,
@@ -30,7 +31,7 @@ from hwsim.simulate.pricing import (
     stored_weight_bits,
     weight_elements,
 )
-from hwsim.simulate.vector import VectorCost, boundary_cost, handovers, vector_cost
+from hwsim.simulate.vector import VectorCost, boundary_cost, handovers, makers, vector_cost
 from quant.scheme import Scheme
 
 if TYPE_CHECKING:
@@ -169,21 +170,24 @@ def build_schedule(
 def activation_bits(
     layers: "Sequence[Layer]", assignments: Mapping[str, Assignment], machine: Machine
 ) -> dict[str, int]:
-    """Stored bits of each layer's output: the width of the first product that reads it, else of its inputs."""
-    bits: dict[str, int] = {}
-    for layer in layers:
-        if layer.name in assignments:
-            wanted = assignments[layer.name].scheme.act_bits
-            width = machine.stored_bits(wanted) if wanted is not None else machine.float_bits
-            for name in layer.inputs:
-                bits.setdefault(name, width)
+    """Stored bits of each layer's output: the width of the product behind it, as in the planner's tables.
+
+    Where none is (a norm of the network's input), that of the first product that reads it.
+    """
+    widths: dict[str, int] = {}
+    for name, assignment in assignments.items():
+        wanted = assignment.scheme.act_bits
+        widths[name] = machine.stored_bits(wanted) if wanted is not None else machine.float_bits
     default = 8 if any(not a.scheme.is_float for a in assignments.values()) else machine.float_bits
-    for layer in reversed(layers):
-        width = bits.setdefault(layer.name, default)
-        if layer.kind not in PRODUCT_KINDS:
+    read: dict[str, int] = {}
+    for layer in layers:
+        if layer.name in widths:
             for name in layer.inputs:
-                bits.setdefault(name, width)
-    return bits
+                read.setdefault(name, widths[layer.name])
+    return {
+        name: widths[product] if product is not None else read.get(name, default)
+        for name, product in makers(layers).items()
+    }
 
 
 def _weight_bytes(layer: "Layer", assignments: Mapping[str, Assignment], machine: Machine) -> float:
@@ -200,10 +204,12 @@ def _elements(layer: "Layer") -> int:
 
 
 def engine_index(machine: Machine, assignment: Assignment, layer: "Layer") -> int:
-    """The engine that the plan names, or the first that fits."""
+    """The engine that the plan names, or the first that fits; depthwise floats may have one of the same name."""
     in_float = assignment.scheme.is_float or assignment.scheme.act_bits is None
+    wanted = operator_class(layer)
     for index, engine in enumerate(machine.engines):
-        if engine.is_float == in_float and assignment.engine in ("", engine.name):
+        serves = wanted in engine.serves and engine.is_float == in_float
+        if serves and assignment.engine in ("", engine.name):
             return index
     raise UserError(f"plan: {machine.name} has no engine {assignment.engine!r} for {layer.name}")
 
