@@ -151,6 +151,11 @@ class Scheme:
         return self.text
 
     @property
+    def between_activations(self) -> "Scheme":
+        """What is left of it in a product of two activations: their width on both sides, nothing to expand."""
+        return Scheme(self.act_bits, self.act_bits)
+
+    @property
     def is_float(self) -> bool:
         """True where the layer stays in float."""
         return self.weight_bits is None

@@ -55,14 +55,12 @@ class LayerSensitivity:
             return None
         return self.squared_gradient.reshape(len(self.squared_gradient), -1).sum(axis=1)
 
-    def activation_loss(self, bits: int | None) -> float:
-        """Predicted divergence from quantizing all activation operands to `bits`; 0 in float.
+    def operand_loss(self, operand: int, bits: int | None) -> float:
+        """Predicted divergence from quantizing one activation operand to `bits`; 0 in float.
 
         A width that was not measured follows from the nearest one: a bit more quarters the error.
         """
-        if bits is None:
-            return 0.0
-        return sum(_at_width(table, bits) for table in self.act_loss)
+        return 0.0 if bits is None else _at_width(self.act_loss[operand], bits)
 
 
 @dataclass(frozen=True)

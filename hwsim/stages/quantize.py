@@ -100,9 +100,10 @@ class SourceRecord:
 
 @dataclass(frozen=True)
 class QuantizeResult:
-    """The saved model and its record."""
+    """The saved model, the float model it was made of, and its record."""
 
     model: "QuantizedModel"
+    source: "LoadedModel"
     record: SourceRecord
     directory: Path
 
@@ -156,7 +157,7 @@ def run_quantize(request: QuantizeRequest, watch: Watch | None = None) -> Quanti
         remarks=_remarks(model, samples, made),
     )
     files.write_text(request.output_dir / SOURCE, record.to_json())
-    return QuantizeResult(quantized, record, request.output_dir)
+    return QuantizeResult(quantized, model, record, request.output_dir)
 
 
 def uniform_assignment(graph: "LayerGraph", scheme: Scheme) -> dict[str, Scheme]:

@@ -129,9 +129,10 @@ def test_tokens_are_recognised_and_both_operands_of_a_product_counted():
     assert len(products) == 2
     for layer in found.layers.values():
         assert len(layer.act_loss) == (2 if layer.squared_gradient is None else 1)
-        assert 0 < layer.activation_loss(8) < layer.activation_loss(4)
-        assert layer.activation_loss(None) == 0
-        assert layer.activation_loss(9) == pytest.approx(layer.activation_loss(8) / 4)
+        for operand in range(len(layer.act_loss)):
+            assert 0 < layer.operand_loss(operand, 8) < layer.operand_loss(operand, 4)
+            assert layer.operand_loss(operand, None) == 0
+            assert layer.operand_loss(operand, 9) == pytest.approx(layer.operand_loss(operand, 8) / 4)
     assert all(p.grad is None for p in graph.parameters())
     assert before == {name: p.requires_grad for name, p in graph.named_parameters()}
 
@@ -147,9 +148,9 @@ def test_a_product_that_feeds_only_another_output_loses_nothing():
             return hidden, self.pooler(hidden)
 
     found = measure_sensitivity(export(Pooled(), torch.randn(1, 6)), [(torch.randn(1, 6),)], act_bits=(4, 8))
-    assert found.layers["pooler"].activation_loss(4) == 0
+    assert found.layers["pooler"].operand_loss(0, 4) == 0
     assert found.layers["pooler"].squared_gradient is None
-    assert found.layers["body"].activation_loss(4) > 0
+    assert found.layers["body"].operand_loss(0, 4) > 0
 
 
 def test_same_seed_same_numbers(small):
