@@ -64,6 +64,9 @@ def run_compile(request: CompileRequest, progress: Progress | None = None) -> Co
     """Quantize (unless a quantized model is given), lower, build, write."""
     if sum(x is not None for x in (request.plan, request.scheme, request.quantized)) != 1:
         raise UserError("hwsim compile: give one of --plan plan.json, --scheme w8a8, --quantized DIRECTORY")
+    for flag, value in (("--model", request.model), ("--calibration-data", request.calibration_data)):
+        if request.quantized is not None and value is not None:
+            raise UserError(f"{flag}: --quantized brings its own; give one of the two")
     if (request.threads or 1) > 1 and request.isa != "host":
         raise UserError(
             "--threads: the thread pool is shipped for this machine only; compile with --isa host"
@@ -135,13 +138,16 @@ def _predictors(quantized: "QuantizedModel") -> int:
 
 
 def _quantized(request: CompileRequest) -> "tuple[LoadedModel, QuantizedModel, SourceRecord]":
-    from hwsim.model.load import load_model
-    from quant.qmodel import QuantizedModel
-
     if request.quantized is not None:
+        from hwsim.model.load import load_model
+        from quant.qmodel import QuantizedModel
+
         record = SourceRecord.read(request.quantized)
         weights = request.weights or (Path(record.weights_file) if record.weights_file else None)
-        model = load_model(record.model, weights=weights, seed=record.seed, sequence=record.sequence)
+        sequence = request.sequence or record.sequence
+        model = load_model(
+            record.model, weights=weights, seed=record.seed, batch=request.batch, sequence=sequence
+        )
         return model, QuantizedModel.load(request.quantized, model.module), record
     with tempfile.TemporaryDirectory() as scratch:
         result = run_quantize(
@@ -158,11 +164,7 @@ def _quantized(request: CompileRequest) -> "tuple[LoadedModel, QuantizedModel, S
                 seed=request.seed,
             )
         )
-    model = load_model(
-        result.record.model, weights=request.weights, seed=request.seed, batch=request.batch,
-        sequence=request.sequence,
-    )  # fmt: skip
-    return model, result.model, result.record
+    return result.source, result.model, result.record
 
 
 def _plain(value: object) -> bool:

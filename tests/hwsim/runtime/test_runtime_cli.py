@@ -36,6 +36,29 @@ def test_compile_then_run(tmp_path):
     assert "the model takes" in wrong.stderr
 
 
+def test_the_model_is_loaded_once(tmp_path, monkeypatch):
+    from hwsim.model import load
+    from hwsim.stages.compile import CompileRequest, run_compile
+
+    specs = []
+    real = load.load_model
+    monkeypatch.setattr(load, "load_model", lambda spec, **flags: specs.append(spec) or real(spec, **flags))
+    run_compile(CompileRequest(tmp_path / "art", scheme="w8a8", model=f"{NETWORK}:cnn"))
+    assert len(specs) == 1
+
+
+def test_a_quantized_model_takes_the_batch_asked_for(tmp_path):
+    from hwsim.errors import UserError
+    from hwsim.stages.compile import CompileRequest, run_compile
+    from hwsim.stages.quantize import QuantizeRequest, run_quantize
+
+    made = run_quantize(QuantizeRequest(tmp_path / "q", scheme="w8a8", model=f"{NETWORK}:transformer"))
+    manifest = run_compile(CompileRequest(tmp_path / "art", quantized=made.directory, batch=3)).manifest
+    assert manifest["inputs"][0]["shape"][0] == 3
+    with pytest.raises(UserError, match="--model"):
+        run_compile(CompileRequest(tmp_path / "art", quantized=made.directory, model="resnet18"))
+
+
 def test_image_is_prepared_like_the_calibration(tmp_path):
     """Same pixels as hwsim.data.images gives to the torch model."""
     from PIL import Image
