@@ -29,3 +29,9 @@ class ViolationError(HwsimError):
     """A result breaks a budget or a tolerance and the user asked for strictness."""
 
     exit_code = 4
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception of another library says, short enough for one line."""
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__

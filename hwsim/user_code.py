@@ -2,8 +2,26 @@
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+from hwsim.errors import UserError, first_line
+
+
+def user_function(path: Path, name: str, where: str) -> Callable[..., Any]:
+    """The function of this name in the file; ``where`` begins the message when there is none."""
+    if not path.is_file():
+        raise UserError(f"{where}: no such file {path}; write FILE.py:FUNCTION")
+    try:
+        module = run_file(path)
+    except Exception as error:
+        raise UserError(f"{where}: {type(error).__name__}: {first_line(error)}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise UserError(f"{where}: {path} has no function {name!r}")
+    return function
 
 
 def run_file(path: Path) -> ModuleType:

@@ -11,13 +11,13 @@ from typing import Any
 
 from hwsim.data.dataset import DataRecord, Dataset, InputForm, Sample, check_shape, sha256_of_parts
 from hwsim.errors import UserError
-from hwsim.user_code import run_file
+from hwsim.user_code import user_function
 
 
 def open_callback(spec: str, form: InputForm, limit: int | None) -> Dataset:
     """Samples of `FILE.py:FUNCTION`; the sha256 covers the tensors that it returned."""
     path, _, name = spec.rpartition(":")
-    function = _load(Path(path), name, spec)
+    function = user_function(Path(path), name, spec)
     count, labelled = 0, True
 
     def stream() -> Iterator[Sample]:
@@ -41,19 +41,6 @@ def open_callback(spec: str, form: InputForm, limit: int | None) -> Dataset:
     if not count:
         raise UserError(f"{spec}: returned no samples")
     return Dataset(DataRecord(spec, "function", count, digest, labelled, "by the function"), stream)
-
-
-def _load(path: Path, name: str, spec: str) -> Any:
-    if not path.is_file():
-        raise UserError(f"{spec}: no Python file {path}; write FILE.py:FUNCTION")
-    try:
-        module = run_file(path)
-    except Exception as error:
-        raise UserError(f"{spec}: {type(error).__name__}: {error}") from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise UserError(f"{spec}: {path.name} has no function {name!r}")
-    return function
 
 
 def _sample(item: Any, form: InputForm, spec: str) -> Sample:

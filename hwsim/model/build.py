@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from hwsim.errors import UserError
-from hwsim.model.factory import OwnWeights, build_from_factory, first_line
+from hwsim.errors import UserError, first_line
+from hwsim.model.factory import OwnWeights, build_from_factory
 from hwsim.model.hf_configs import CONFIGS, DEFAULT_SEQUENCE
 from hwsim.model.sources import ModelSource, unknown_name
 from hwsim.model.torchvision_shim import declare_missing_operators

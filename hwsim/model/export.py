@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
-from hwsim.errors import UserError
+from hwsim.errors import UserError, first_line
 from hwsim.model import rewrite
 
 
@@ -40,9 +40,8 @@ def export_program(
         with _plain_kernels():
             return torch.export.export(module, args, kwargs or {}, strict=False)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{name}: torch.export cannot trace this model ({reason}); "
+            f"{name}: torch.export cannot trace this model ({first_line(error)}); "
             "make its forward free of branches on tensor values, or check the example inputs"
         ) from error
 

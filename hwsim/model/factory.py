@@ -7,9 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hwsim.errors import UserError
+from hwsim.errors import UserError, first_line
 from hwsim.model.sources import ModelSource
-from hwsim.user_code import run_file
+from hwsim.user_code import user_function
 
 OwnWeights = Literal["given", "random"]
 
@@ -18,7 +18,7 @@ def build_from_factory(
     source: ModelSource, batch: int, seed: int
 ) -> tuple[nn.Module, tuple[Any, ...], OwnWeights]:
     """The module, its example inputs, and whether its weights follow the seed of torch's generator."""
-    factory = _find(source)
+    factory = user_function(Path(source.name), source.factory or "", f"--model {source.asked}")
     module, given = _call(source, factory, seed)
     # Nobody says whether the numbers are trained. Those that another seed changes are not.
     again, _ = _call(source, factory, seed + 1)
@@ -36,20 +36,6 @@ def build_from_factory(
     return module.eval(), inputs, "given" if same else "random"
 
 
-def _find(source: ModelSource) -> Callable[..., Any]:
-    path = Path(source.name)
-    if not path.is_file():
-        raise UserError(f"--model {source.asked}: no such file {path}")
-    try:
-        namespace = run_file(path)
-    except Exception as error:
-        raise UserError(f"--model {source.asked}: {type(error).__name__}: {first_line(error)}") from error
-    factory = getattr(namespace, source.factory or "", None)
-    if not callable(factory):
-        raise UserError(f"--model {source.asked}: {path} has no function {source.factory!r}")
-    return factory
-
-
 def _call(source: ModelSource, factory: Callable[..., Any], seed: int) -> tuple[nn.Module, Any]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -61,9 +47,3 @@ def _call(source: ModelSource, factory: Callable[..., Any], seed: int) -> tuple[
     if not isinstance(module, nn.Module):
         raise UserError(f"--model {source.asked}: returned {type(module).__name__}, not a torch.nn.Module")
     return module, given
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception of another library says, short enough for one line."""
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
