@@ -14,11 +14,14 @@ ranges, judged on a histogram of the row and taken only where the exact error is
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from quant.jit import jit
 
 FloatArray = NDArray[np.float32]
 
@@ -118,7 +121,7 @@ def threads_of_torch() -> Generator[None]:
         torch.set_num_threads(threads)
 
 
-@numba.njit(cache=True, fastmath=True, error_model="numpy")
+@partial(jit, fastmath=True)
 def descend(
     row: FloatArray, residual: FloatArray, start: np.float32, cells: np.float32, terms: int
 ) -> np.float32:
@@ -139,7 +142,7 @@ def descend(
     return energy
 
 
-@numba.njit(cache=True, fastmath=True, error_model="numpy")
+@partial(jit, fastmath=True)
 def best_clip(counts: FloatArray, cells: np.float32, factors: FloatArray) -> np.float32:
     """Fraction of the range whose uniform grid of `cells` cells fits a histogram of magnitudes best."""
     limit = np.float32((cells - 1) / 2)
@@ -157,7 +160,7 @@ def best_clip(counts: FloatArray, cells: np.float32, factors: FloatArray) -> np.
     return best
 
 
-@numba.njit(cache=True, fastmath=True, error_model="numpy")
+@partial(jit, fastmath=True)
 def descend_binary(row: FloatArray, residual: FloatArray, terms: int) -> np.float32:
     """Subtract `terms` binary terms, each the mean magnitude times the sign; returns the first scale."""
     residual[:] = row
@@ -173,7 +176,7 @@ def descend_binary(row: FloatArray, residual: FloatArray, terms: int) -> np.floa
     return first
 
 
-@numba.njit(cache=True, fastmath=True, error_model="numpy")
+@partial(jit, fastmath=True)
 def largest_magnitude(values: FloatArray) -> np.float32:
     """Largest magnitude, found on the bits: a maximum of integers is vectorised, one of floats is not."""
     bits = values.view(np.int32)
@@ -183,7 +186,7 @@ def largest_magnitude(values: FloatArray) -> np.float32:
     return np.array([top], np.int32).view(np.float32)[0]
 
 
-@numba.njit(cache=True, fastmath=True, error_model="numpy")
+@partial(jit, fastmath=True)
 def record(residual: FloatArray, moments: FloatArray, out: FloatArray) -> None:
     """Store energy, weighted energy, largest and total magnitude of one row's residual in `out[1:]`."""
     e, h, total = np.float32(0), np.float32(0), np.float32(0)
@@ -195,7 +198,7 @@ def record(residual: FloatArray, moments: FloatArray, out: FloatArray) -> None:
     out[1], out[2], out[4], out[5] = e, h, largest_magnitude(residual), total
 
 
-@numba.njit(cache=True, fastmath=True, error_model="numpy")
+@partial(jit, fastmath=True)
 def weighted_energy(residual: FloatArray, weights: FloatArray) -> np.float32:
     """Sum of squares, each with its weight."""
     total = np.float32(0)
@@ -204,7 +207,7 @@ def weighted_energy(residual: FloatArray, weights: FloatArray) -> np.float32:
     return total
 
 
-@numba.njit(cache=True, fastmath=True, error_model="numpy")
+@partial(jit, fastmath=True)
 def add_columns(residual: FloatArray, energy: FloatArray, largest: FloatArray) -> None:
     """Add one row's residual to the energy of each column and to its largest magnitude."""
     for j in range(residual.size):
@@ -212,14 +215,14 @@ def add_columns(residual: FloatArray, energy: FloatArray, largest: FloatArray) -
         largest[j] = max(largest[j], abs(residual[j]))
 
 
-@numba.njit(cache=True, fastmath=True, error_model="numpy")
+@partial(jit, fastmath=True)
 def add_weighted_columns(residual: FloatArray, weights: FloatArray, energy: FloatArray) -> None:
     """Add one row's weighted residual to the energy of each column."""
     for j in range(residual.size):
         energy[j] += residual[j] * residual[j] * weights[j]
 
 
-@numba.njit(parallel=True, cache=True, fastmath=True, error_model="numpy")
+@partial(jit, fastmath=True, parallel=True)
 def run_chains(
     weight: FloatArray,
     bits: NDArray[np.int64],

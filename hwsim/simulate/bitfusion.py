@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsim.simulate.jit import jit
+from quant.jit import jit
 
 OUTPUT_BITS = 32
 # Which of activations, weights, outputs depends on the loops over batch, width, height, inputs, outputs.

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsim.simulate import columns as col
-from hwsim.simulate.jit import jit
 from hwsim.simulate.tiling import ACCUMULATOR_BYTES, search_tiling
+from quant.jit import jit
 
 Row = NDArray[np.float64]
 Table = NDArray[np.float64]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsim.simulate import columns as col
-from hwsim.simulate.jit import jit
+from quant.jit import jit
 
 NEVER = 1e300
 

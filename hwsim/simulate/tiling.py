@@ -13,7 +13,7 @@ with the least time, then the least traffic (energy), then the shortest first lo
 
 from typing import NamedTuple
 
-from hwsim.simulate.jit import jit
+from quant.jit import jit
 
 WEIGHTS_OUTER, INPUTS_OUTER = 0, 1
 ACCUMULATOR_BYTES = 4.0
