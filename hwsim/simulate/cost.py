@@ -87,13 +87,14 @@ def layer_costs(
     target: "Target | Machine",
     *,
     graph_layers: "Sequence[Layer] | None" = None,
+    placement: Placement | None = None,
 ) -> list[list[OptionCost]]:
     """Costs of all options of each product layer, in the order given (scheme, then engine, then way).
 
-    Weights and activations are placed as if the whole network had the option's widths; ``graph_layers`` are
-    all layers of the network, for live ranges (default: only the products).
+    Weights and activations lie where ``placement`` says; default: where they would if the whole network had the
+    option's widths. ``graph_layers`` are all layers of the network, for live ranges (default: only the products).
     """
-    builder = _Options(machine_of(target), graph_layers or layers)
+    builder = _Options(machine_of(target), graph_layers or layers, placement)
     rows: dict[tuple[object, ...], tuple[int, int]] = {}
     keys: list[tuple[object, ...]] = []
     for layer, schemes in zip(layers, schemes_per_layer, strict=True):
@@ -110,8 +111,10 @@ def layer_costs(
 class _Options:
     """Collects options as plain rows, then prices them all in one call of the kernel."""
 
-    def __init__(self, machine: Machine, graph_layers: "Sequence[Layer]") -> None:
-        self.machine = machine
+    def __init__(
+        self, machine: Machine, graph_layers: "Sequence[Layer]", placement: Placement | None
+    ) -> None:
+        self.machine, self.placement = machine, placement
         self.peak_elements = peak_live_elements(graph_layers)
         self.weights = sum(weight_elements(layer) for layer in graph_layers if layer.kind in PRODUCT_KINDS)
         self.prepared = prepared_inputs(graph_layers) if machine.prepares_inputs else {}
@@ -150,6 +153,8 @@ class _Options:
                 self.labels.append((scheme, engine.name, way, bops))
 
     def _placement(self, scheme: Scheme, act_bits: int) -> Placement:
+        if self.placement is not None:
+            return self.placement
         stored = stored_weight_bits(self.machine, scheme)
         key = (stored, act_bits)
         if key not in self.placements:

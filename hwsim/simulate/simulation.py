@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from hwsim.simulate import columns as col
 from hwsim.simulate.machine import Machine
+from hwsim.simulate.placement import Placement
 from hwsim.simulate.pricing import bound_name
 from hwsim.simulate.schedule import Schedule, Step
 from hwsim.simulate.vector import VectorCost
@@ -73,6 +74,7 @@ class Simulation:
     weight_bytes: float
     weight_home: str
     activation_home: str
+    placement: Placement
     bops: int
     timeline: tuple[Event, ...]
     provenance: dict[str, str]
@@ -125,6 +127,7 @@ def summarise(schedule: Schedule, replay: "Replay", machine: Machine) -> Simulat
         weight_bytes=schedule.weight_bytes,
         weight_home=levels[schedule.placement.weights].name,
         activation_home=levels[schedule.placement.activations].name,
+        placement=schedule.placement,
         bops=sum(step.bops for step in schedule.steps),
         timeline=_timeline(schedule, replay),
         provenance=provenance(machine),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hwsim.simulate.machine import Machine
-from hwsim.simulate.placement import peak_live_elements, place
+from hwsim.simulate.placement import Placement, peak_live_elements, place
 from hwsim.simulate.pricing import PRODUCT_KINDS
 
 if TYPE_CHECKING:
@@ -42,13 +42,19 @@ class VectorCost:
 
 
 def vector_costs(
-    layers: "Sequence[Layer]", target: "Target | Machine", *, act_bits: int = 8
+    layers: "Sequence[Layer]",
+    target: "Target | Machine",
+    *,
+    act_bits: int = 8,
+    placement: Placement | None = None,
 ) -> list[VectorCost]:
     """Costs of the layers that are no products, spread over all units where that is faster."""
     from hwsim.simulate.cost import machine_of
 
     machine = machine_of(target)
-    home = place(machine, 0.0, peak_live_elements(layers) * machine.stored_bits(act_bits) / 8).activations
+    if placement is None:
+        placement = place(machine, 0.0, peak_live_elements(layers) * machine.stored_bits(act_bits) / 8)
+    home = placement.activations
     return [
         vector_cost(layer, machine, act_bits, home) for layer in layers if layer.kind not in PRODUCT_KINDS
     ]

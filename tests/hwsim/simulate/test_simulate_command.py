@@ -1,6 +1,7 @@
 """``hwsim simulate`` as a user meets it: plans, sweeps, traces, and its mistakes."""
 
 import json
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -10,13 +11,16 @@ from hwsim.cli import simulate as command
 from hwsim.errors import UserError
 from hwsim.model.graph import Layer, LayerGraph
 from hwsim.simulate import graph_source
-from hwsim.simulate.cost import layer_costs, vector_costs
+from hwsim.simulate.cost import boundary_cost, layer_costs, vector_costs
 from hwsim.simulate.cycle import LayerAssignment, simulate_plan, simulate_scheme
 from hwsim.simulate.sweep import changed_target, parse_sweep, sweep
 from hwsim.simulate.trace import chrome_trace
+from hwsim.simulate.vector import handovers
 from hwsim.target.load import list_targets, load_target
 from quant.scheme import Scheme
 from tests.hwsim.simulate.fake_graph import network
+
+OFFERED = ("w8a8", "w4a8", "w8a16", "w4a8.o2.g50", "w4a4", "w2a8", "fp")
 
 
 def product(name, source, m, n, k):
@@ -128,6 +132,27 @@ def test_cost_mode_is_near_cycle_mode_on_every_shipped_target(model):
         for scheme in ("w8a8", "w4a8.o2.g50"):
             simulation = simulate_scheme(graph_, Scheme.parse(scheme), load_target(target))
             assert abs(simulation.cost_error) < 0.15, (target, scheme, simulation.cost_error)
+
+
+@pytest.mark.parametrize("model", ["vit_b16", "resnet18", "mobilenetv2"])
+def test_any_plan_runs_as_its_options_were_priced(model):
+    """Plans of random options, float layers among them, on every target that ships: priced where they lie."""
+    layers, offered = network(model), [[Scheme.parse(text) for text in OFFERED]] * len(network(model))
+    for target in map(load_target, list_targets()):
+        for seed in range(2):
+            choice = random.Random(seed)
+            first = [choice.choice(options) for options in layer_costs(layers, offered, target)]
+            picks = [(option.scheme, option.engine, option.way) for option in first]
+            plan = {layer.name: LayerAssignment(*pick) for layer, pick in zip(layers, picks, strict=True)}
+            simulation = simulate_plan(SimpleNamespace(layers=layers), plan, 1, target)
+            again = layer_costs(layers, offered, target, placement=simulation.placement)
+            predicted = simulation.cycles - simulation.layers[-1].end  # start and host link: equal in both
+            for options, pick in zip(again, picks, strict=True):
+                predicted += next(o.cycles for o in options if (o.scheme, o.engine, o.way) == pick)
+            for link in handovers(layers):
+                widths = (plan[name].scheme.act_bits for name in (link.source, link.target))
+                predicted += boundary_cost(link.elements, *widths, target)[0]
+            assert abs(simulation.cycles / predicted - 1) < 0.15, (target.name, seed)
 
 
 def test_plans_name_missing_layers_and_engines():

@@ -1,6 +1,7 @@
 """The planner's tables of real graphs: conversions of width, agreements, live activations."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hwsim.simulate import schedule
 from hwsim.simulate.cost import layer_costs, machine_of, vector_costs
 from hwsim.simulate.cycle import LayerAssignment, simulate_plan
 from hwsim.simulate.vector import handovers
+from hwsim.stages.decide import Run, price_again
 from hwsim.stages.error_profile import profile_shapes
 from hwsim.stages.options import network_schemes
 from hwsim.stages.request import Widths
@@ -148,3 +150,27 @@ def test_a_dearer_conversion_leaves_fewer_changes_of_width(model):
         }
     )
     assert changes(solve(dear, request)) <= changes(solve(tables, request))
+
+
+def test_tables_are_priced_again_where_the_plan_has_its_tensors(model):
+    """A plan whose weights stay in flash although each of its schemes alone was priced with them on the chip."""
+    target, graph = load_target("mcu_m55_u55"), model.graph
+    offered = network_schemes(graph.products(), target, Widths())
+    costs = layer_costs(graph.products(), offered, target, graph_layers=graph.layers)
+    profile, vectors = profile_shapes(model, offered), vector_costs(graph.layers, target)
+    tables = fill_tables(graph, target, costs, vectors, profile.layers, {})
+    run = Run(None, target, model, profile, costs, vectors, tables)
+    assignments = {layer.name: LayerAssignment(Scheme(8, 8)) for layer in graph.products()}
+    near = simulate_plan(graph, assignments, 1, target)
+    far = replace(near, placement=near.placement._replace(weights=1))
+    assert near.weight_home == "sram"
+    assert not price_again(run, near)
+    assert price_again(run, far)
+    assert not price_again(run, far)
+    slower = [
+        (option.cycles, old.cycles)
+        for layer, known in zip(run.tables.layers, tables.layers, strict=True)
+        for option, old in zip(layer.options, known.options, strict=True)
+    ]
+    assert all(new >= old for new, old in slower)
+    assert any(new > old for new, old in slower)
