@@ -16,12 +16,12 @@ def test_without_a_place_for_the_cache_the_function_is_compiled_all_the_same(mon
             raise RuntimeError("cannot cache function 'twice': no locator available for file")
         return compile_with_numba(**{**options, "cache": False})
 
-    monkeypatch.setattr(numba, "njit", njit)
-
     def twice(value):
         return 2 * value
 
-    compiled = jit(twice)
+    with monkeypatch.context() as patched:
+        patched.setattr(numba, "njit", njit)
+        compiled = jit(twice)
     assert compiled(21) == 42
     assert compiled.py_func is twice
     assert asked == ([True] if writable else [True, False])
