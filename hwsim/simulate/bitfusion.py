@@ -6,7 +6,7 @@ and w-bit weights (2 to 8 bits). Compute cycles of a convolution are B·⌈OC/M�
 layer is unrolled (im2col): B·OH·OW·⌈OC/M⌉·⌈KW·KH·IC/(N·p)⌉. Tiles are powers of two that fit half of each SRAM;
 all loop orders are tried. Stalls: the first fill and the last drain, and what the DRAM port cannot hide.
 
-General devices use ``closed_form.py``; this module exists to agree with the published simulator to the cycle.
+General devices use ``engine_cycles.py``; this module exists to agree with the published simulator to the cycle.
 """
 
 import itertools
