@@ -198,20 +198,26 @@ def bench(
     rounds: int = 5,
     rpc: str | None = None,
     key: str = "",
+    report: str | Path | None = None,
 ) -> BenchResult:
     """Measure an artifact layer by layer and whole, beside the simulator's prediction for ``target``.
 
     ``rpc`` is the HOST:PORT of a TVM RPC server; without it the artifact runs here. ``scheme`` says what an artifact
-    without a plan holds.
+    without a plan holds. ``report`` is the directory of the plan it was compiled from, whose report gets the figures.
     """
     from hwsim.api.reporting import load_target
-    from hwsim.measure.bench import read_manifest_document, run_bench
-    from hwsim.measure.remote import open_device
+    from hwsim.stages.bench import bench_artifact
 
-    folder = Path(artifact) if isinstance(artifact, str | Path) else artifact.directory
-    device = load_target(target) if isinstance(target, str | Path) else target
-    isa = str(read_manifest_document(folder)["machine"]["name"])
-    return BenchResult(run_bench(folder, device, open_device(rpc, key, isa), scheme, rounds))
+    found = bench_artifact(
+        Path(artifact) if isinstance(artifact, str | Path) else artifact.directory,
+        load_target(target) if isinstance(target, str | Path) else target,
+        scheme=scheme,
+        rounds=rounds,
+        rpc=rpc,
+        key=key,
+        report=None if report is None else str(report),
+    )
+    return BenchResult(found)
 
 
 @dataclass(frozen=True)

@@ -22,19 +22,23 @@ def bench(
         str | None, typer.Option(help="Measure behind a TVM RPC server, HOST:PORT, not here.")
     ] = None,
     key: Annotated[str, typer.Option(help="Key of the RPC server.")] = "",
+    report: Annotated[
+        Path | None, typer.Option(help="Directory of the plan: its report also gets what is measured here.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure an artifact layer by layer and whole, beside the simulator's prediction.
 
     Example: hwsim bench art/ --target my_host.yaml
+    Example: hwsim bench art/ --target my_host.yaml --report out/vit_b-my_host
     """
-    from hwsim.measure.bench import read_manifest_document, run_bench
-    from hwsim.measure.remote import open_device
+    from hwsim.stages.bench import bench_artifact
     from hwsim.target.load import load_target
 
-    described = load_target(target)
-    isa = str(read_manifest_document(artifact)["machine"]["name"])
-    found = run_bench(artifact, described, open_device(rpc, key, isa), scheme, rounds)
+    folder = None if report is None else str(report)
+    found = bench_artifact(
+        artifact, load_target(target), scheme=scheme, rounds=rounds, rpc=rpc, key=key, report=folder
+    )
     if json:
         console.print_json(found.document())
         return

@@ -159,7 +159,6 @@ class Validation(_Document):
     bound: float = Field(description="largest relative difference that the run accepts")
     roofline_cycles: float
     serial_cycles: float
-    measured_seconds: float | None = None
 
     @property
     def difference(self) -> float:
@@ -172,6 +171,27 @@ class Validation(_Document):
         ordered = self.roofline_cycles <= self.simulated_cycles * (1 + 1e-9)
         ordered = ordered and self.simulated_cycles <= self.serial_cycles * (1 + 1e-9)
         return ordered and abs(self.difference) <= self.bound
+
+
+class MeasuredLayer(_Document):
+    """One layer on the device, with the vector work that its kernel does along."""
+
+    name: str
+    kind: str
+    simulated_seconds: float
+    measured_seconds: float
+
+
+class Measurement(_Document):
+    """The compiled plan run on a device, beside the simulation of that device's descriptor."""
+
+    device: str
+    descriptor: str
+    simulated_seconds: float
+    measured_seconds: float = Field(description="median over the rounds")
+    low: float
+    high: float
+    layers: list[MeasuredLayer]
 
 
 class Stage(_Document):
@@ -218,6 +238,7 @@ class Report(_Document):
     roofline: Roofline | None = None
     timeline: list[TimelineEvent]
     validation: Validation
+    measurement: Measurement | None = Field(default=None, description="what hwsim bench --report added")
     anytime: list[AnytimePoint] = Field(default_factory=list[AnytimePoint])
     memory: MemoryUse | None = None
     energy_by_component: dict[str, float]

@@ -80,12 +80,13 @@ def validation_line(report: Report) -> str:
         f"predicted {cycles(check.predicted_cycles)} cycles, simulated {cycles(check.simulated_cycles)} cycles: "
         f"{signed(check.difference)} %, {verdict} the bound of ±{percent(check.bound, 0)}"
     )
-    if check.measured_seconds is None:
+    found = report.measurement
+    if found is None:
         return f"{text}; not measured: {report.missing('measured latency')}"
-    simulated = check.simulated_cycles / report.clock_hz
-    gap = simulated / check.measured_seconds - 1
+    gap = found.simulated_seconds / found.measured_seconds - 1
     return (
-        f"{text}; measured {quantity(check.measured_seconds, 'time')}, the simulation is {signed(gap)} % off"
+        f"{text}; measured {quantity(found.measured_seconds, 'time')} on {found.device}, where {found.descriptor} "
+        f"simulates {quantity(found.simulated_seconds, 'time')}: {signed(gap)} %"
     )
 
 

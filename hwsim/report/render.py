@@ -45,8 +45,8 @@ def markdown_cell(text: str) -> str:
 def report_tables(report: Report) -> dict[str, tables.Table]:
     """Every table by name."""
     makers = (
-        tables.comparison, tables.layers, tables.frontier, tables.sensitivity, tables.furthest, tables.anytime,
-        tables.energy,
+        tables.comparison, tables.layers, tables.frontier, tables.sensitivity, tables.furthest, tables.measured,
+        tables.anytime, tables.energy,
     )  # fmt: skip
     made = [maker(report) for maker in makers]
     return {table.name: table for table in made}

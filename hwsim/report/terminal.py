@@ -51,6 +51,7 @@ def print_details(report: Report, console: "Console") -> None:
         tables.frontier(report),
         tables.anytime(report),
         tables.furthest(report),
+        tables.measured(report),
         tables.energy(report),
     ):
         if table.rows:

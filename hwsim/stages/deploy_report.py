@@ -296,7 +296,7 @@ def _provenance(found: Findings) -> Provenance:
 
 
 def _unavailable(found: Findings) -> dict[str, str]:
-    missing = {"measured latency": "no artifact was run; see hwsim compile and hwsim run"}
+    missing = {"measured latency": "no artifact was run; hwsim compile and hwsim bench --report add it"}
     if found.model.illustrative:
         missing["top-1 accuracy"] = f"{found.model.weights.kind} weights"
     else:

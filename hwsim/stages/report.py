@@ -49,7 +49,7 @@ def run_report(
             [output] if output is not None else [path.with_name("report.html"), path.with_name("report.md")]
         )
         for file in wanted:
-            _write(file, found)
+            write_report(file, found)
         written += wanted
     return ReportResult(reports, None, tuple(written))
 
@@ -79,7 +79,8 @@ def read_report(path: Path) -> "Report":
         ) from error
 
 
-def _write(file: Path, found: "Report") -> None:
+def write_report(file: Path, found: "Report") -> None:
+    """Write the rendering that the file's ending says."""
     from hwsim.report.render import to_html, to_markdown
 
     if file.suffix == ".json":

@@ -21,6 +21,7 @@ from hwsim.measure.descriptor_file import descriptor_yaml
 from hwsim.measure.device import ArtifactTimes, Local, Sample
 from hwsim.measure.machine import Peak, peak_rate, product_kernel
 from hwsim.measure.remote import Remote, parse_address
+from hwsim.stages.report import read_report
 from hwsim.target.load import load_target
 
 NETWORK = """
@@ -106,6 +107,33 @@ def test_bench_sets_predicted_beside_measured(small, capsys):
         run(["bench", str(folder / "art"), "-t", "x86_avx512_vnni", "--scheme", "w8a8", "--rounds", "1"]) == 0
     )
     assert "median difference of a layer" in capsys.readouterr().out
+
+
+def test_the_report_of_a_plan_gets_what_was_measured(small, tmp_path, capsys):
+    folder, graph = small
+    plan, artifact = tmp_path / "plan", tmp_path / "artifact"
+    device, model = ["-t", "x86_avx512_vnni"], ["--model", f"{folder / 'net.py'}:make"]
+    assert run(["--quiet", "plan", *device, *model, "-o", str(plan)]) == 0
+    assert run(["--quiet", "compile", "--plan", str(plan / "plan.json"), *model, "-o", str(artifact)]) == 0
+    before = read_report(plan / "report.json")
+    assert before.measurement is None
+    capsys.readouterr()
+
+    assert run(["bench", str(folder / "art"), *device, "--scheme", "w8a8", "--report", str(plan)]) == 2
+    assert f"hwsim compile --plan {plan / 'plan.json'}" in capsys.readouterr().err
+    assert read_report(plan / "report.json") == before
+
+    arguments = ["bench", str(artifact), *device, "--rounds", "1", "--report", str(plan), "--json"]
+    assert run(arguments) == 0
+    printed = json.loads(capsys.readouterr().out)
+    after = read_report(plan / "report.json")
+    assert after.measurement.measured_seconds == printed["measured_seconds"]
+    assert {layer.name for layer in graph.products()} <= {layer.name for layer in after.measurement.layers}
+    assert "measured latency" in before.unavailable and "measured latency" not in after.unavailable
+    for page in ("report.html", "report.md"):
+        assert f"on {after.measurement.device}, where x86_avx512_vnni simulates" in (plan / page).read_text()
+    assert run(["report", str(plan), "--full"]) == 0
+    assert f"Measured on {after.measurement.device}" in capsys.readouterr().out
 
 
 def test_descriptor_from_a_known_device_has_its_numbers(small, tmp_path):
