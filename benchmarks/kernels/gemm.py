@@ -19,7 +19,7 @@ from tvm_ffi import from_dlpack
 
 from hwsim.compile.build import aligned, host_kernel
 from hwsim.compile.isa import host_isa
-from hwsim.compile.pack import pack_terms
+from hwsim.compile.pack import Term, pack_terms
 from hwsim.compile.product import Product
 
 SHAPES = ((768, 768), (2304, 768), (768, 3072), (3072, 768))
@@ -29,10 +29,11 @@ def ours(a, terms, rows=None, bits=8):
     """A callable of our kernel on these codes; ``terms`` beyond the first keep the output rows in ``rows``."""
     isa, (m, k), n = host_isa(), a.shape, terms[0].shape[0]
     rows = rows or [np.arange(n)]
-    vectors = isa.tile_vectors if m > 1 else 8
-    packed = pack_terms(
-        terms, rows, [np.full(len(r), 0.01, np.float32) for r in rows], n, 1, isa, vectors, bits
-    )
+    parts = [
+        Term(codes, places, np.full(len(places), 0.01, np.float32))
+        for codes, places in zip(terms, rows, strict=True)
+    ]
+    packed = pack_terms(parts, n, 1, isa, isa.panel_vectors(m), bits)
     product = Product(
         ((m, k, n),),
         (),

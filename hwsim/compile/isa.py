@@ -75,6 +75,10 @@ class Isa:
         """The TVM target as the dictionary TVM wants."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in self.target}
 
+    def panel_vectors(self, rows: int) -> int:
+        """Vectors of a panel: for a single row more than fit a tile, so that many columns hide the latency."""
+        return self.tile_vectors if rows > 1 else max(self.tile_vectors, 8)
+
     def wide(self) -> "Isa":
         """The variant for activation codes of more than 8 bits: 32-bit products, same vectors."""
         return replace(self, dot="mul", depth=1, activation_offset=0, tile_vectors=min(self.tile_vectors, 2))

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from hwsim.compile.expr import Node, leaf
-from hwsim.compile.lower_codes import CodesLowering, Quantized, epilogue_operands, result_type
+from hwsim.compile.loops import epilogue_operands, loops_over, own_strides
+from hwsim.compile.lower_codes import CodesLowering, Quantized
 from hwsim.compile.operand import PackRight, RowTerms
 from hwsim.compile.panels import sections_for
 from hwsim.compile.product import Product
@@ -67,19 +68,14 @@ class AttentionLowering(CodesLowering):
         def emit(node: Node, leaves: tuple[View, ...], destination: View) -> None:
             emitter.layer = layer
             leaves = emitter.fitted(leaves, len(shape) - 1)
-            batch_axes = [
-                (shape[a], (left.strides[a], destination.strides[a], *(v.strides[a] for v in leaves)))
-                for a in range(len(shape) - 2)
-            ]
-            loops = collapse(batch_axes)
-            row = len(shape) - 2
-            operands = [(s[2:], None) for _, s in loops] + [(None, tuple(v.strides[row] for v in leaves))]
+            *outer, row = loops_over(shape, dict(enumerate(left.strides[:-1])), destination, leaves)
+            loops = collapse(outer)
             product = Product(
-                ((shape[row], left.strides[row], destination.strides[row]),), (), depth, packing.sections, columns,
-                (left.buffer.elements, destination.buffer.elements),
-                batch=tuple((n, s[0], s[1]) for n, s in loops), activation_offset=left.offset,
-                out_offset=destination.offset, out_dtype=result_type(destination), epilogue=node,
-                operands=epilogue_operands(leaves, operands, len(shape) - 1), row_terms=bool(zero),
+                own_strides([row]), (), depth, packing.sections, columns,
+                (left.buffer.elements, destination.buffer.elements), batch=own_strides(loops),
+                activation_offset=left.offset, out_offset=destination.offset,
+                out_dtype=destination.buffer.dtype, epilogue=node,
+                operands=epilogue_operands(leaves, len(shape) - 1, [row], loops), row_terms=bool(zero),
                 vectorized_scale=False, units=emitter.units,
             )  # fmt: skip
             name = f"{layer}.{len(emitter.program.steps)}.scale"

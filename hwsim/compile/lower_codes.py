@@ -17,9 +17,8 @@ from torch import fx
 from hwsim.compile.emit import Emitter
 from hwsim.compile.expr import Node, leaf, quantize
 from hwsim.compile.isa import Isa
-from hwsim.compile.panels import Operand
 from hwsim.compile.program import constant
-from hwsim.compile.values import Lazy, Pending, Value, View, normal
+from hwsim.compile.values import Lazy, Pending, Value, View
 from hwsim.errors import UserError
 
 
@@ -168,23 +167,3 @@ def _layout(user: fx.Node, q: fx.Node) -> Literal["rows", "conv", "left", "right
     if name == "hwsim.int_conv2d.default":
         return "conv"
     return "left" if user.args[0] is q else "right"
-
-
-def result_type(destination: View) -> Any:
-    """Element type that a product writes."""
-    return destination.buffer.dtype
-
-
-def epilogue_operands(
-    leaves: tuple[View, ...], loops: list[tuple[Any, Any]], column: int
-) -> tuple[Operand, ...]:
-    """Operands of the epilogue; ``loops`` lists (batch strides, row strides) by loop, one of them None."""
-    return tuple(
-        Operand(
-            view.buffer.elements, view.offset,
-            tuple(b[i] for b, _ in loops if b is not None),
-            tuple(r[i] for _, r in loops if r is not None),
-            normal((view.shape[column],), (view.strides[column],))[0],
-        )
-        for i, view in enumerate(leaves)
-    )  # fmt: skip

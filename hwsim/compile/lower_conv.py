@@ -8,12 +8,12 @@ import numpy as np
 
 from hwsim.compile.depthwise import Depthwise
 from hwsim.compile.expr import Node, leaf
-from hwsim.compile.lower_codes import epilogue_operands, result_type
-from hwsim.compile.lower_packing import Accumulators, PackingLowering, Term
-from hwsim.compile.pack import Packed, storage_bits
+from hwsim.compile.loops import epilogue_operands, group_loops, loops_over, own_strides, row_loops
+from hwsim.compile.lower_packing import Accumulators, PackingLowering
+from hwsim.compile.pack import Packed, Term, storage_bits
 from hwsim.compile.product import Product
 from hwsim.compile.program import constant
-from hwsim.compile.values import Pending, View, collapse
+from hwsim.compile.values import Pending, View
 
 
 class ConvolutionLowering(PackingLowering):
@@ -23,7 +23,7 @@ class ConvolutionLowering(PackingLowering):
         x, emitter, layer, conv = acc.x, self.emitter, self.emitter.layer, acc.conv
         assert conv is not None
         codes, machine = x.codes["conv"], self._machine(acc.x)
-        image, _, high, wide = codes.strides
+        _, _, high, wide = codes.strides
         channels, groups = shape[1] // conv.groups, conv.groups
         depth = x.shape[1] // groups
         joined = conv.dilation[1] == 1 and groups == 1  # a kernel row is one run of bytes, borders included
@@ -38,33 +38,20 @@ class ConvolutionLowering(PackingLowering):
         steps = [(conv.kernel[0], high * conv.dilation[0])]
         if not joined:
             steps.append((conv.kernel[1], wide * conv.dilation[1]))
-        origin = codes.offset - conv.padding[0] * high - conv.padding[1] * wide
         macs = shape[0] * shape[2] * shape[3] * sum(t.codes.size for t in terms)
 
         def emit(node: Node, leaves: tuple[View, ...], destination: View) -> None:
             emitter.layer = layer
             leaves = emitter.fitted(leaves, 1)
-            reading = {0: image, 2: high * conv.stride[0], 3: wide * conv.stride[1]}
-            dims = collapse(
-                [(shape[a], (s, destination.strides[a], *(v.strides[a] for v in leaves))) for a, s in reading.items()]
-            ) or [(1, (0,) * (2 + len(leaves)))]  # fmt: skip
-            jump = channels * destination.strides[1]
-            batch = ((groups, depth, jump),) if groups > 1 else ()
-            group_strides = tuple(channels * v.strides[1] for v in leaves)
-            loops = [(group_strides, None)] if groups > 1 else []
+            dims = row_loops(shape, conv.reading(codes), destination, leaves)
+            batch = group_loops(groups, channels, depth, destination, leaves)
             product = Product(
-                tuple((n, s[0], s[1]) for n, s in dims), tuple(steps), run, packed.sections, channels,
-                (codes.buffer.elements, destination.buffer.elements), batch=batch,
-                packed_bits=packed.packed_bits, activation_dtype=codes.buffer.dtype,
-                activation_offset=origin, out_offset=destination.offset,
-                out_dtype=result_type(destination), epilogue=node,
-                operands=epilogue_operands(leaves, [*loops, *((None, s[2:]) for _, s in dims)], 1),
-                units=emitter.units, permuted=packed.permuted,
+                own_strides(dims), tuple(steps), run, packed.sections, channels,
+                (codes.buffer.elements, destination.buffer.elements), batch=own_strides(batch),
+                activation_offset=conv.corner(codes), epilogue=node,
+                operands=epilogue_operands(leaves, 1, dims, batch),
             )  # fmt: skip
-            product, leaves = self._permute_constants(product, leaves, packed)
-            constants = self._operands_of(packed, x.stored_zero, machine, not product.direct)
-            operands = [codes.buffer, *constants, *(v.buffer for v in leaves), destination.buffer]
-            emitter.step(product, operands, macs=macs)
+            self._emit_product(product, x, codes, packed, leaves, destination, macs)
 
         return Pending(shape, (0, 2, 3, 1), emit, leaf(0))
 
@@ -72,7 +59,7 @@ class ConvolutionLowering(PackingLowering):
         x, emitter, layer, conv = acc.x, self.emitter, self.emitter.layer, acc.conv
         assert conv is not None
         codes = x.codes["conv"]
-        image, _, high, wide = codes.strides
+        _, _, high, wide = codes.strides
         lanes, channels = self.isa.lanes, shape[1]
         padded = -(-channels // lanes) * lanes
         area = conv.kernel[0] * conv.kernel[1]
@@ -82,20 +69,18 @@ class ConvolutionLowering(PackingLowering):
             weights[index][:, term.rows] = term.codes.reshape(-1, area).T
             scale[index, term.rows] = term.scale
         initial = (-x.stored_zero * weights.sum(1, dtype=np.int64)).astype(np.int32)
-        origin = codes.offset - conv.padding[0] * high - conv.padding[1] * wide
         macs = shape[0] * shape[2] * shape[3] * sum(t.codes.size for t in terms)
 
         def emit(node: Node, leaves: tuple[View, ...], destination: View) -> None:
             emitter.layer = layer
             leaves = emitter.fitted(leaves, 1)
-            reading = {0: image, 2: high * conv.stride[0], 3: wide * conv.stride[1]}
-            rows = [(None, tuple(v.strides[a] for v in leaves)) for a in reading]
+            dims = loops_over(shape, conv.reading(codes), destination, leaves)
             kernel = Depthwise(
-                tuple((shape[a], s, destination.strides[a]) for a, s in reading.items()),
+                own_strides(dims),
                 ((conv.kernel[0], high * conv.dilation[0]), (conv.kernel[1], wide * conv.dilation[1])),
                 len(terms), channels, (codes.buffer.elements, destination.buffer.elements),
-                origin, destination.offset, codes.buffer.dtype, result_type(destination), node,
-                epilogue_operands(leaves, rows, 1), emitter.parallel,
+                conv.corner(codes), destination.offset, codes.buffer.dtype, destination.buffer.dtype, node,
+                epilogue_operands(leaves, 1, dims), emitter.parallel,
             )  # fmt: skip
             name = f"{layer}.{len(emitter.program.steps)}"
             constants = [constant(f"{name}.weights", weights), constant(f"{name}.initial", initial),
@@ -119,7 +104,7 @@ def _group_terms(terms: list[Term], group: int, channels: int, groups: int) -> l
             term.codes[mine],
             term.scale[mine],
         )
-        result.append(Term(codes, np.arange(channels), scale, None))
+        result.append(Term(codes, np.arange(channels), scale))
     return result
 
 

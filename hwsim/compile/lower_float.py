@@ -11,8 +11,9 @@ from torch import fx
 
 from hwsim.compile.emit import Emitter
 from hwsim.compile.expr import Node, const, leaf, op
+from hwsim.compile.loops import epilogue_operands, group_loops, loops_over, own_strides, row_loops
 from hwsim.compile.pack import pack_float
-from hwsim.compile.panels import Operand, Section, sections_for
+from hwsim.compile.panels import Section, sections_for
 from hwsim.compile.product import Product
 from hwsim.compile.program import constant
 from hwsim.compile.values import Const, Pending, View, collapse, row_major
@@ -54,19 +55,13 @@ class FloatLowering:
         def emit(tree: Node, leaves: tuple[View, ...], destination: View) -> None:
             emitter.layer = layer
             leaves = emitter.fitted(leaves, len(shape) - 1)
-            dims = collapse(
-                [
-                    (shape[a], (x.strides[a], destination.strides[a], *(v.strides[a] for v in leaves)))
-                    for a in range(len(shape) - 1)
-                ]
-            ) or [(1, (0,) * (2 + len(leaves)))]
+            dims = row_loops(shape, dict(enumerate(x.strides[:-1])), destination, leaves)
             product = Product(
-                tuple((n, s[0], s[1]) for n, s in dims), (), x.shape[-1], sections, shape[-1],
+                own_strides(dims), (), x.shape[-1], sections, shape[-1],
                 (x.buffer.elements, destination.buffer.elements), activation_dtype="float32",
                 activation_offset=x.offset, out_offset=destination.offset,
                 out_dtype=destination.buffer.dtype, epilogue=tree,
-                operands=_operands(leaves, (), tuple(s[2:] for _, s in dims), len(shape) - 1),
-                units=emitter.units,
+                operands=epilogue_operands(leaves, len(shape) - 1, dims), units=emitter.units,
             )  # fmt: skip
             weights = constant(f"{layer}.{len(emitter.program.steps)}.weights", packed)
             emitter.step(
@@ -94,18 +89,15 @@ class FloatLowering:
             emitter.layer = layer
             leaves = emitter.fitted(leaves, 1)
             reading = {0: image, 2: high * stride[0], 3: wide * stride[1]}
-            dims = collapse(
-                [(shape[a], (s, destination.strides[a], *(v.strides[a] for v in leaves))) for a, s in reading.items()]
-            ) or [(1, (0,) * (2 + len(leaves)))]  # fmt: skip
-            batch = ((groups, depth, channels * destination.strides[1]),) if groups > 1 else ()
-            jumps = (tuple(channels * v.strides[1] for v in leaves),) if groups > 1 else ()
+            dims = row_loops(shape, reading, destination, leaves)
+            batch = group_loops(groups, channels, depth, destination, leaves)
             product = Product(
-                tuple((n, s[0], s[1]) for n, s in dims),
+                own_strides(dims),
                 ((kernel[0], high * dilation[0]), (kernel[1], wide * dilation[1])), depth, sections, channels,
-                (x.buffer.elements, destination.buffer.elements), batch=batch, activation_dtype="float32",
+                (x.buffer.elements, destination.buffer.elements), batch=own_strides(batch), activation_dtype="float32",
                 activation_offset=x.offset, out_offset=destination.offset,
                 out_dtype=destination.buffer.dtype, epilogue=tree,
-                operands=_operands(leaves, jumps, tuple(s[2:] for _, s in dims), 1), units=emitter.units,
+                operands=epilogue_operands(leaves, 1, dims, batch), units=emitter.units,
             )  # fmt: skip
             weights = constant(f"{layer}.{len(emitter.program.steps)}.weights", packed)
             emitter.step(
@@ -145,23 +137,15 @@ class FloatLowering:
         def emit(tree: Node, leaves: tuple[View, ...], destination: View) -> None:
             emitter.layer = layer
             leaves = emitter.fitted(leaves, len(shape) - 1)
-            loops = collapse(
-                [
-                    (shape[a], (left.strides[a], destination.strides[a], *(v.strides[a] for v in leaves)))
-                    for a in range(len(shape) - 2)
-                ]
-            )
-            row = len(shape) - 2
+            *outer, row = loops_over(shape, dict(enumerate(left.strides[:-1])), destination, leaves)
+            loops = collapse(outer)
             product = Product(
-                ((shape[row], left.strides[row], destination.strides[row]),), (), depth, sections, columns,
+                own_strides([row]), (), depth, sections, columns,
                 (left.buffer.elements, destination.buffer.elements),
-                batch=tuple((n, s[0], s[1]) for n, s in loops), activation_dtype="float32",
+                batch=own_strides(loops), activation_dtype="float32",
                 activation_offset=left.offset, out_offset=destination.offset,
                 out_dtype=destination.buffer.dtype, epilogue=tree,
-                operands=_operands(
-                    leaves, tuple(s[2:] for _, s in loops), (tuple(v.strides[row] for v in leaves),), len(shape) - 1
-                ),
-                units=emitter.units,
+                operands=epilogue_operands(leaves, len(shape) - 1, [row], loops), units=emitter.units,
             )  # fmt: skip
             buffers = [left.buffer, panels, *(v.buffer for v in leaves), destination.buffer]
             emitter.step(product, buffers, macs=math.prod(shape) * depth)
@@ -192,18 +176,6 @@ class FloatLowering:
             target = View(panels, first * lanes * depth, shape, (*outer, width * depth, width, 1))
             self.emitter.into(source, target)
             first += section.panels * section.vectors
-
-
-def _operands(
-    leaves: tuple[View, ...], batch: tuple[Any, ...], rows: tuple[Any, ...], column: int
-) -> tuple[Operand, ...]:
-    return tuple(
-        Operand(
-            view.buffer.elements, view.offset, tuple(b[i] for b in batch), tuple(r[i] for r in rows),
-            view.strides[column] if view.shape[column] > 1 else 0,
-        )
-        for i, view in enumerate(leaves)
-    )  # fmt: skip
 
 
 def _pair(value: Any, default: int) -> tuple[int, int]:

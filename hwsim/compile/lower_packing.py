@@ -10,13 +10,11 @@ import numpy as np
 from hwsim.compile.isa import Isa
 from hwsim.compile.lower_attention import AttentionLowering
 from hwsim.compile.lower_codes import Quantized
-from hwsim.compile.pack import Packed, pack_terms
+from hwsim.compile.pack import Packed, Term, pack_terms
 from hwsim.compile.product import Product
 from hwsim.compile.program import Buffer, constant
 from hwsim.compile.values import View
 from hwsim.errors import UserError
-
-_TILE_ONE_ROW = 8  # vectors of a panel when there is a single row: many columns hide the latency
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,16 @@ class Geometry:
     dilation: tuple[int, int]
     groups: int
 
+    def corner(self, codes: View) -> int:
+        """Where the window of the first output begins: inside the border."""
+        _, _, high, wide = codes.strides
+        return codes.offset - self.padding[0] * high - self.padding[1] * wide
+
+    def reading(self, codes: View) -> dict[int, int]:
+        """How far the window moves along the axes of the output: image, row, column."""
+        image, _, high, wide = codes.strides
+        return {0: image, 2: high * self.stride[0], 3: wide * self.stride[1]}
+
 
 @dataclass(frozen=True)
 class Accumulators:
@@ -38,16 +46,6 @@ class Accumulators:
     blocks: tuple[tuple[np.ndarray, np.ndarray | None], ...]
     shape: tuple[int, ...]
     conv: Geometry | None = None
-
-
-@dataclass(frozen=True)
-class Term:
-    """Codes of one part, their output channels and scales; ``cols`` where it reads few input columns."""
-
-    codes: np.ndarray
-    rows: np.ndarray
-    scale: np.ndarray
-    cols: np.ndarray | None
 
 
 class PackingLowering(AttentionLowering):
@@ -64,11 +62,7 @@ class PackingLowering(AttentionLowering):
     def _packed(
         self, terms: list[Term], channels: int, taps: int, machine: Isa, rows: int, bits: int | None = None
     ) -> Packed:
-        vectors = machine.tile_vectors if rows > 1 else max(machine.tile_vectors, _TILE_ONE_ROW)
-        return pack_terms(
-            [t.codes.reshape(t.codes.shape[0], -1) for t in terms],
-            [t.rows for t in terms], [t.scale for t in terms], channels, taps, machine, vectors, bits,
-        )  # fmt: skip
+        return pack_terms(terms, channels, taps, machine, machine.panel_vectors(rows), bits)
 
     def _machine(self, q: Quantized) -> Isa:
         return self.isa.wide() if q.wide else self.isa
@@ -88,6 +82,31 @@ class PackingLowering(AttentionLowering):
                 views[index] = View(constant(name, values), 0, (), ())
                 operands[index] = replace(operand, elements=values.size, offset=0, packed=True)
         return replace(product, operands=tuple(operands)), tuple(views)
+
+    def _emit_product(
+        self,
+        product: Product,
+        x: Quantized,
+        codes: View,
+        packed: Packed,
+        leaves: tuple[View, ...],
+        destination: View,
+        macs: int,
+    ) -> None:
+        """Write a product whose loops and epilogue are known; the rest follows from its codes and panels."""
+        product = replace(
+            product,
+            packed_bits=packed.packed_bits,
+            permuted=packed.permuted,
+            activation_dtype=codes.buffer.dtype,
+            out_offset=destination.offset,
+            out_dtype=destination.buffer.dtype,
+            units=self.emitter.units,
+        )
+        product, leaves = self._permute_constants(product, leaves, packed)
+        constants = self._operands_of(packed, x.stored_zero, self._machine(x), not product.direct)
+        operands = [codes.buffer, *constants, *(v.buffer for v in leaves), destination.buffer]
+        self.emitter.step(product, operands, macs=macs)
 
     def _operands_of(self, packed: Packed, zero_point: int, machine: Isa, table: bool) -> list[Buffer]:
         layer = f"{self.emitter.layer}.{len(self.emitter.program.steps)}"

@@ -14,10 +14,11 @@ import numpy as np
 
 from hwsim.compile.emit import sink_of, source_of
 from hwsim.compile.expr import Node, leaf, op
-from hwsim.compile.lower_codes import epilogue_operands, result_type
+from hwsim.compile.loops import epilogue_operands, own_strides, row_loops
 from hwsim.compile.lower_conv import ConvolutionLowering
-from hwsim.compile.lower_packing import Accumulators, Geometry, Term
+from hwsim.compile.lower_packing import Accumulators, Geometry
 from hwsim.compile.lower_terms import TermLowering
+from hwsim.compile.pack import Term
 from hwsim.compile.product import Product
 from hwsim.compile.program import constant
 from hwsim.compile.values import Lazy, Pending, View, collapse
@@ -89,9 +90,8 @@ class ProductLowering(ConvolutionLowering, TermLowering):
         else:
             source, conv = x.codes["conv"], acc.conv
             _, _, high, wide = source.strides
-            dims = [(shape[0], (source.strides[0],)), (shape[2], (high * conv.stride[0],)),
-                    (shape[3], (wide * conv.stride[1],))]  # fmt: skip
-            offset = source.offset - conv.padding[0] * high - conv.padding[1] * wide
+            dims = [(shape[axis], (stride,)) for axis, stride in conv.reading(source).items()]
+            offset = conv.corner(source)
             area = conv.kernel[0] * conv.kernel[1]
             u, v = (cols % area) // conv.kernel[1], cols % conv.kernel[1]
             table = (cols // area + u * conv.dilation[0] * high + v * conv.dilation[1] * wide).astype(
@@ -139,24 +139,14 @@ class ProductLowering(ConvolutionLowering, TermLowering):
         def emit(node: Node, leaves: tuple[View, ...], destination: View) -> None:
             emitter.layer = layer
             leaves = emitter.fitted(leaves, len(shape) - 1)
-            axes = [
-                (shape[a], (codes.strides[a], destination.strides[a], *(v.strides[a] for v in leaves)))
-                for a in range(len(shape) - 1)
-            ]
-            dims = collapse(axes) or [(1, (0,) * (2 + len(leaves)))]
+            reading = dict(enumerate(codes.strides[: len(shape) - 1]))
+            dims = row_loops(shape, reading, destination, leaves)
             product = Product(
-                tuple((n, s[0], s[1]) for n, s in dims), (), x.shape[-1], packed.sections, shape[-1],
-                (codes.buffer.elements, destination.buffer.elements),
-                packed_bits=packed.packed_bits, activation_dtype=codes.buffer.dtype,
-                activation_offset=codes.offset, out_offset=destination.offset,
-                out_dtype=result_type(destination), epilogue=node,
-                operands=epilogue_operands(leaves, [(None, s[2:]) for _, s in dims], len(shape) - 1),
-                units=emitter.units, permuted=packed.permuted,
+                own_strides(dims), (), x.shape[-1], packed.sections, shape[-1],
+                (codes.buffer.elements, destination.buffer.elements), activation_offset=codes.offset,
+                epilogue=node, operands=epilogue_operands(leaves, len(shape) - 1, dims),
             )  # fmt: skip
-            product, leaves = self._permute_constants(product, leaves, packed)
-            constants = self._operands_of(packed, x.stored_zero, machine, not product.direct)
-            operands = [codes.buffer, *constants, *(v.buffer for v in leaves), destination.buffer]
-            emitter.step(product, operands, macs=macs)
+            self._emit_product(product, x, codes, packed, leaves, destination, macs)
 
         return Pending(shape, tuple(range(len(shape))), emit, leaf(0))
 

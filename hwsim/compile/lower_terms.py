@@ -8,11 +8,13 @@ from dataclasses import replace
 import numpy as np
 
 from hwsim.compile.expr import Node, leaf, op, remap
-from hwsim.compile.lower_packing import Accumulators, PackingLowering, Term
+from hwsim.compile.loops import own_strides, row_loops
+from hwsim.compile.lower_packing import Accumulators, PackingLowering
+from hwsim.compile.pack import Term
 from hwsim.compile.product import Product
 from hwsim.compile.program import Buffer
 from hwsim.compile.together import Together, balanced
-from hwsim.compile.values import Lazy, View, collapse, row_major
+from hwsim.compile.values import Lazy, View, row_major
 
 
 class TermLowering(PackingLowering):
@@ -61,10 +63,9 @@ class TermLowering(PackingLowering):
             table = np.zeros(-(-own // machine.lanes) * machine.lanes, np.int32)
             table[:own] = places
             packed = replace(packed, table=table, permuted=True)
-        axes = [(shape[a], (codes.strides[a], view.strides[a])) for a in range(len(shape) - 1)]
-        dims = collapse(axes) or [(1, (0, 0))]
+        dims = row_loops(shape, dict(enumerate(codes.strides[: len(shape) - 1])), view, ())
         product = Product(
-            tuple((n, s[0], s[1]) for n, s in dims), (), x.shape[-1], packed.sections, own,
+            own_strides(dims), (), x.shape[-1], packed.sections, own,
             (codes.buffer.elements, view.buffer.elements), packed_bits=packed.packed_bits,
             activation_dtype=codes.buffer.dtype, activation_offset=codes.offset, permuted=packed.permuted,
         )  # fmt: skip

@@ -5,6 +5,7 @@ one byte holds codes (1 for 8 bits, 2 for 4 bits, 4 for 2 bits); step j of a blo
 ``[j * bits, (j + 1) * bits)`` of each byte, so shifting left by ``8 - bits * (j + 1)`` brings it to the top.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,21 @@ from hwsim.compile.pack_windows import windows_for
 from hwsim.compile.panels import Section, sections_for
 
 Codes = NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class Term:
+    """Codes of one part, their output channels and scales; ``cols`` where it reads few input columns."""
+
+    codes: Codes
+    rows: NDArray[np.int64]
+    scale: NDArray[np.float32]
+    cols: NDArray[np.int64] | None = None
+
+    @property
+    def matrix(self) -> Codes:
+        """The codes with one row for each output channel."""
+        return self.codes.reshape(len(self.codes), -1)
 
 
 @dataclass(frozen=True)
@@ -127,23 +143,16 @@ def pack_panels(
 
 
 def pack_terms(
-    matrices: list[Codes],
-    rows: list[NDArray[np.int64]],
-    scales: list[NDArray[np.float32]],
-    channels: int,
-    taps: int,
-    isa: Isa,
-    vectors: int,
-    bits: int | None = None,
+    terms: Sequence[Term], channels: int, taps: int, isa: Isa, vectors: int, bits: int | None = None
 ) -> Packed:
-    """Stack the terms of one product; ``matrices[t][j]`` belongs to output channel ``rows[t][j]``.
+    """Stack the terms of one product.
 
     ``bits`` forces a storage width (2, 4 or 8); by default the narrowest that holds all codes.
     """
-    lanes = isa.lanes
+    lanes, rows = isa.lanes, [term.rows for term in terms]
     order_of = gathering_order(rows, channels, lanes)
     if order_of is not None and isa.permutes:
-        return _pack_windows(matrices, rows, scales, channels, taps, isa, bits)
+        return _pack_windows(terms, channels, taps, isa, bits)
     place_of = np.arange(channels) if order_of is None else np.argsort(order_of)
     rows = [place_of[r] for r in rows]
     slots = term_slots(rows, channels, lanes)
@@ -161,11 +170,10 @@ def pack_terms(
         padded = np.zeros(len(slots) * lanes, np.int32)
         padded[:channels] = order_of
         table = padded.reshape(-1, lanes)[table // lanes].reshape(-1)
-    depth = matrices[0].shape[1]
-    stacked = np.zeros((len(matrices), len(slots) * lanes, depth), np.int8)
-    scale = np.zeros((len(matrices), len(slots) * lanes), np.float32)
-    for term, (matrix, places, factors) in enumerate(zip(matrices, rows, scales, strict=True)):
-        stacked[term, places], scale[term, places] = matrix, factors
+    stacked = np.zeros((len(terms), len(slots) * lanes, terms[0].matrix.shape[1]), np.int8)
+    scale = np.zeros((len(terms), len(slots) * lanes), np.float32)
+    for index, (term, places) in enumerate(zip(terms, rows, strict=True)):
+        stacked[index, places], scale[index, places] = term.matrix, term.scale
     picked = np.concatenate([stacked[term, slot * lanes : (slot + 1) * lanes] for slot, term in order])
     picked_scale = np.concatenate([scale[term, slot * lanes : (slot + 1) * lanes] for slot, term in order])
     bits = bits or storage_bits(picked)
@@ -174,31 +182,25 @@ def pack_terms(
     return Packed(sections, weights, sums, picked_scale, table, bits, order_of is not None)
 
 
-def _pack_windows(
-    matrices: list[Codes],
-    rows: list[NDArray[np.int64]],
-    scales: list[NDArray[np.float32]],
-    channels: int,
-    taps: int,
-    isa: Isa,
-    bits: int | None,
-) -> Packed:
+def _pack_windows(terms: Sequence[Term], channels: int, taps: int, isa: Isa, bits: int | None) -> Packed:
     """Terms that keep single rows, packed densely beside the first one."""
+    rows = [term.rows for term in terms]
     windows = windows_for(rows, channels, isa.lanes)
     where = [np.full(channels + 1, -1, np.int64) for _ in rows]  # entry -1 is for empty lanes
     for places, mine in zip(where, rows, strict=True):
         places[mine] = np.arange(len(mine))
-    picked = np.zeros((len(windows.vectors), isa.lanes, matrices[0].shape[1]), np.int8)
+    picked = np.zeros((len(windows.vectors), isa.lanes, terms[0].matrix.shape[1]), np.int8)
     factors = np.zeros((len(windows.vectors), isa.lanes), np.float32)
     for index, (term, held) in enumerate(windows.vectors):
         inside = np.flatnonzero(held >= 0)
         source = where[term][held[inside]]
-        picked[index, inside], factors[index, inside] = matrices[term][source], scales[term][source]
+        picked[index, inside] = terms[term].matrix[source]
+        factors[index, inside] = terms[term].scale[source]
     natural = np.array(windows.slots)[:, None] * isa.lanes + np.arange(isa.lanes)
     later = np.zeros((len(windows.slots), len(rows) - 1, isa.lanes), np.float32)
     for term in range(1, len(rows)):
         known = np.zeros(natural.max() + 1, np.float32)
-        known[rows[term]] = scales[term]
+        known[rows[term]] = terms[term].scale
         later[:, term - 1] = known[natural]
     flat = picked.reshape(-1, picked.shape[2])
     bits = bits or storage_bits(flat)

@@ -13,7 +13,7 @@ import numpy as np
 
 from hwsim.compile.builder import Code, PrimFunc, constant, vector
 from hwsim.compile.isa import Isa, dot
-from hwsim.compile.pack import pack_terms
+from hwsim.compile.pack import Term, pack_terms
 from hwsim.compile.panels import sections_for
 from hwsim.compile.product import Product
 from hwsim.measure.device import Device, Sample
@@ -90,8 +90,8 @@ def product_kernel(
     machine = isa if act_bits <= 8 else isa.wide()
     high = 2 ** (weight_bits - 1) - 1
     codes = random.integers(-high, high + 1, (n, k)).astype(np.int8)
-    vectors = machine.tile_vectors if m > 1 else max(machine.tile_vectors, 8)
-    packed = pack_terms([codes], [np.arange(n)], [np.full(n, 0.01, np.float32)], n, 1, machine, vectors)
+    term = Term(codes, np.arange(n), np.full(n, 0.01, np.float32))
+    packed = pack_terms([term], n, 1, machine, machine.panel_vectors(m))
     dtype = "uint8" if act_bits <= 8 else "int32"
     product = Product(
         ((m, k, n),), (), k, packed.sections, n, (m * k, m * n), packed_bits=packed.packed_bits,

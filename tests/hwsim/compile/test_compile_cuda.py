@@ -21,7 +21,7 @@ from hwsim.compile import cuda_source as cuda_files
 from hwsim.compile.cuda_source import cuda_source
 from hwsim.compile.isa import ISAS
 from hwsim.compile.lower import lower
-from hwsim.compile.pack import pack_terms
+from hwsim.compile.pack import Term, pack_terms
 from hwsim.compile.product import Product
 from hwsim.compile.proof import integer_proof
 from hwsim.errors import UserError
@@ -52,7 +52,7 @@ def test_source_computes_the_network(tmp_path, monkeypatch, factory, scheme):
 def small_product():
     """A packed 4-bit product of odd sizes."""
     w = np.random.default_rng(0).integers(-8, 8, (24, 40)).astype(np.int8)
-    packed = pack_terms([w], [np.arange(24)], [np.ones(24, np.float32)], 24, 1, CUDA, CUDA.tile_vectors)
+    packed = pack_terms([Term(w, np.arange(24), np.ones(24, np.float32))], 24, 1, CUDA, CUDA.tile_vectors)
     product = Product(((9, 40, 24),), (), 40, packed.sections, 24, (360, 216), packed_bits=packed.packed_bits)
     return packed, product
 

@@ -17,7 +17,7 @@ from test_compile_networks import quantized
 from hwsim.compile.artifact import write_artifact
 from hwsim.compile.isa import ISAS, host_isa
 from hwsim.compile.lower import lower
-from hwsim.compile.pack import pack_terms
+from hwsim.compile.pack import Term, pack_terms
 from hwsim.compile.product import Product
 
 RUNNER = Path(__file__).resolve().parents[3] / "examples" / "c_runner" / "run.c"
@@ -134,7 +134,7 @@ def test_cortex_m_kernel(tmp_path):
     isa, rng = ISAS["c"], np.random.default_rng(3)
     m, k, n = 5, 12, 7
     a, w = rng.integers(0, 256, (m, k), dtype=np.uint8), rng.integers(-8, 8, (n, k)).astype(np.int8)
-    packed = pack_terms([w], [np.arange(n)], [np.ones(n, np.float32)], n, 1, isa, isa.tile_vectors)
+    packed = pack_terms([Term(w, np.arange(n), np.ones(n, np.float32))], n, 1, isa, isa.tile_vectors)
     product = Product(((m, k, n),), (), k, packed.sections, n, (m * k, m * n), raw=True, packed_bits=packed.packed_bits,
                       out_dtype="int32")  # fmt: skip
     assert packed.packed_bits == 4

@@ -7,7 +7,7 @@ pytest.importorskip("tvm")
 
 from hwsim.compile.build import call_kernel
 from hwsim.compile.isa import ISAS, host_isa
-from hwsim.compile.pack import pack_terms
+from hwsim.compile.pack import Term, pack_terms
 from hwsim.compile.product import Product
 
 HOST = host_isa()
@@ -23,8 +23,8 @@ def gemm(a, terms, rows, zero_point, isa, vectors=None):
     """Bare int32 accumulators of A (M, K) times the stacked terms."""
     m, k = a.shape
     n = terms[0].shape[0]
-    scales = [np.ones(len(t), np.float32) for t in terms]
-    packed = pack_terms(terms, rows, scales, n, 1, isa, vectors or isa.tile_vectors)
+    stacked = [Term(t, r, np.ones(len(t), np.float32)) for t, r in zip(terms, rows, strict=True)]
+    packed = pack_terms(stacked, n, 1, isa, vectors or isa.tile_vectors)
     pitch = -(-k // 4) * 4
     padded = np.full((m, pitch), 7, np.uint8)
     padded[:, :k] = a

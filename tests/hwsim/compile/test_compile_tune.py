@@ -18,7 +18,7 @@ from hwsim.compile.build import call_kernel
 from hwsim.compile.check import run_program
 from hwsim.compile.isa import host_isa
 from hwsim.compile.lower import lower
-from hwsim.compile.pack import pack_terms
+from hwsim.compile.pack import Term, pack_terms
 from hwsim.compile.product import Product
 
 HOST = host_isa()
@@ -28,7 +28,7 @@ def test_any_block_sizes_give_the_same_bits():
     rng = np.random.default_rng(4)
     m, k, n = 217, 40, 72
     a, w = rng.integers(0, 256, (m, k), dtype=np.uint8), rng.integers(-8, 8, (n, k)).astype(np.int8)
-    packed = pack_terms([w], [np.arange(n)], [np.ones(n, np.float32)], n, 1, HOST, HOST.tile_vectors)
+    packed = pack_terms([Term(w, np.arange(n), np.ones(n, np.float32))], n, 1, HOST, HOST.tile_vectors)
     product = Product(((m, k, n),), (), k, packed.sections, n, (m * k, m * n), packed_bits=packed.packed_bits,
                       out_dtype="int32", raw=True)  # fmt: skip
     expected = (a.astype(np.int64) - 9) @ w.T.astype(np.int64)
@@ -74,7 +74,7 @@ def test_damaged_database_is_begun_anew(tmp_path):
 
 def test_measuring_gives_a_time_for_each():
     w = np.ones((16, 8), np.int8)
-    packed = pack_terms([w], [np.arange(16)], [np.ones(16, np.float32)], 16, 1, HOST, HOST.tile_vectors)
+    packed = pack_terms([Term(w, np.arange(16), np.ones(16, np.float32))], 16, 1, HOST, HOST.tile_vectors)
     product = Product(((4, 8, 16),), (), 8, packed.sections, 16, (32, 64), packed_bits=packed.packed_bits)
     times = tune.measure([product, replace(product, tile_rows=1)], HOST)
     assert len(times) == 2 and min(times) > 0
