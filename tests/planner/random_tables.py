@@ -4,8 +4,10 @@ import random
 from fractions import Fraction
 from itertools import pairwise, product
 
+from planner.errors import Infeasible
 from planner.request import Limits, Request
 from planner.select import legal_options
+from planner.solve import solve
 from planner.tables import (
     Agreement,
     Boundary,
@@ -18,6 +20,7 @@ from planner.tables import (
     Split,
     Tables,
 )
+from planner.verify import verify
 
 
 def _option(rng, decades, splits):
@@ -280,3 +283,19 @@ def best_by_brute_force(tables, request):
         tuple(Fraction(found[name]) for name in request.objective) for found in all_plans(tables, request)
     ]
     return min(keys, default=None)
+
+
+def assert_optimum_of_brute_force(seed):
+    """The solver finds the very optimum of a random instance, or proves with brute force that there is none."""
+    tables = random_tables(seed)
+    request = random_request(seed, tables)
+    best = best_by_brute_force(tables, request)
+    try:
+        plan = solve(tables, request)
+    except Infeasible:
+        assert best is None, seed
+        return
+    assert plan.status == "optimal", seed
+    assert best is not None, seed
+    found = verify(tables, plan)
+    assert tuple(Fraction(found[name]) for name in request.objective) == best, seed

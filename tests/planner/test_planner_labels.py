@@ -1,7 +1,5 @@
 """The tools for large networks, forced upon small ones where every plan can be tried."""
 
-from fractions import Fraction
-
 import numpy as np
 import pytest
 
@@ -9,14 +7,12 @@ from planner import decide
 from planner.bounds import SUMS, Relaxation
 from planner.decide import reduced
 from planner.entries import ExactTables
-from planner.errors import Infeasible
 from planner.labels import guided
 from planner.multipliers import best_bound, refined
 from planner.request import Request
-from planner.solve import question_of, solve
+from planner.solve import question_of
 from planner.space import Space
-from planner.verify import verify
-from tests.planner.random_tables import best_by_brute_force, random_request, random_tables
+from tests.planner.random_tables import assert_optimum_of_brute_force, random_request, random_tables
 
 
 @pytest.mark.parametrize("first", range(0, 200, 50))
@@ -31,18 +27,7 @@ def test_same_optimum_with_refined_bounds_and_labels(first, monkeypatch):
     monkeypatch.setattr(decide, "bounds_pay", lambda _, quantity: quantity in SUMS)
     monkeypatch.setattr(decide, "guided", watched)
     for seed in range(first, first + 50):
-        tables = random_tables(seed)
-        request = random_request(seed, tables)
-        best = best_by_brute_force(tables, request)
-        try:
-            plan = solve(tables, request)
-        except Infeasible:
-            assert best is None, seed
-            continue
-        assert plan.status == "optimal", seed
-        assert best is not None, seed
-        found = verify(tables, plan)
-        assert tuple(Fraction(found[name]) for name in request.objective) == best, seed
+        assert_optimum_of_brute_force(seed)
     assert sum(used) > 10
 
 

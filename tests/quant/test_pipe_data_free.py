@@ -11,41 +11,10 @@ from quant.observe import observe_moments, observe_ranges
 from quant.qmodel import quantize
 from quant.scheme import Scheme
 
-CONVOLUTIONS = """
-import torch
-from torch import nn
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.stem, self.norm1 = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16)
-        self.depthwise, self.norm2 = nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.BatchNorm2d(16)
-        self.pointwise, self.norm3 = nn.Conv2d(16, 16, 1), nn.BatchNorm2d(16)
-        self.last, self.head = nn.Conv2d(16, 8, 1), nn.Linear(8, 5)
-
-    def forward(self, x):
-        x = torch.relu(self.norm1(self.stem(x)))
-        x = x + self.norm3(self.pointwise(torch.relu(self.norm2(self.depthwise(x)))))
-        return self.head(torch.relu(self.last(x)).mean((2, 3)))
-
-def net():
-    torch.manual_seed(0)
-    net = Net()
-    for norm in (net.norm1, net.norm2, net.norm3):
-        norm.momentum = None
-        nn.init.uniform_(norm.weight, 0.3, 2)
-        nn.init.normal_(norm.bias)
-    with torch.no_grad():
-        net.train()(torch.randn(64, 3, 12, 12))
-    return net.eval(), (torch.randn(64, 3, 12, 12),)
-"""
-
 
 @pytest.fixture(scope="module")
-def convolutions(tmp_path_factory):
-    path = tmp_path_factory.mktemp("net") / "net.py"
-    path.write_text(CONVOLUTIONS)
-    return load_model(f"{path}:net")
+def convolutions():
+    return load_model("tests/quant/networks.py:convolutions")
 
 
 @pytest.fixture(scope="module")

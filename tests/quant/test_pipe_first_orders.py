@@ -13,28 +13,10 @@ from quant.pipeline import apply_recipe, calibration_options
 from quant.recipe import Recipe
 from quant.scheme import Scheme
 
-RELU_CHAIN = """
-import torch
-from torch import nn
-
-def net():
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU(), nn.Conv2d(8, 6, 1), nn.ReLU6(),
-        nn.Conv2d(6, 6, 1), nn.Flatten(), nn.Linear(216, 12), nn.ReLU(), nn.Linear(12, 4),
-    )
-    with torch.no_grad():
-        net[0].weight[3] *= 30  # a channel that spoils the range of the products around it
-        net[0].bias[3] *= 30
-    return net.eval(), (torch.randn(4, 3, 10, 10),)
-"""
-
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory):
-    path = tmp_path_factory.mktemp("chain") / "chain.py"
-    path.write_text(RELU_CHAIN)
-    return load_model(f"{path}:net")
+def chain():
+    return load_model("tests/quant/networks.py:relu_chain")
 
 
 def plan(loaded, text="w4a8"):
