@@ -24,7 +24,10 @@ CORE_ENTRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Everything but the objective: which options, which limits, which modes."""
+    """Everything but the objective: which options, which limits, which modes.
+
+    ``kept`` is the quantity whose limit is the optimum of an earlier objective: few options can still meet it.
+    """
 
     exact: ExactTables
     legal: tuple[tuple[int, ...], ...]
@@ -32,6 +35,7 @@ class Question:
     modes: tuple[EnsembleChoice | None, ...]
     cuts: Cuts | None = None
     distinct_schemes: bool = False
+    kept: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,10 @@ def minimise(
             if quantity is None:
                 break
             limits = tightened(limits, Limit(quantity, best.value - 1, 0.0))
+        if question.kept in SUMS:
+            entries = _keeping(question, entries, mode, limits)
+        if not all(entries):
+            continue
         outcome, space = _solve_mode(question, entries, mode, quantity, limits, control, starts)
         counts = replace(counts, solver=counts.solver + sum(len(row) for row in space.entries))
         if outcome.status == "infeasible":
@@ -127,6 +135,21 @@ def minimise(
         return Decision("unknown" if open_modes else "infeasible", None, None, min(bounds, default=0), counts)
     bound = min([*bounds, best.value])
     return Decision("optimal" if bound >= best.value else "feasible", best.pick, best.value, bound, counts)
+
+
+def _keeping(
+    question: Question, entries: Entries, mode: EnsembleChoice | None, limits: Sequence[Limit]
+) -> Entries:
+    """Without entries that no plan can use that keeps to the earlier objective's optimum."""
+    assert question.kept is not None
+    space = Space(question.exact, mode, entries)
+    kept = next(limit for limit in limits if limit.quantity == question.kept)
+    relaxation = Relaxation(space, question.kept, [limit for limit in limits if limit is not kept])
+    bound = refined(relaxation, best_bound(relaxation))
+    return [
+        [entry for entry, low in zip(row, lows, strict=True) if low <= kept.value]
+        for row, lows in zip(entries, bound.with_entry, strict=True)
+    ]
 
 
 def _solve_mode(

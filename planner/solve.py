@@ -108,15 +108,11 @@ def lexicographic(
         value = to_fraction(question.exact, first, best.value) * (1 + as_fraction(request.slack))
         kept = value if request.slack else None
         ceiling = best.value if kept is None else to_integer(question.exact, first, kept)
-        narrowed = replace_limits(question, tightened(list(question.limits), Limit(first, ceiling, 0.0)))
+        limits = tightened(list(question.limits), Limit(first, ceiling, 0.0))
+        narrowed = replace(question, limits=tuple(limits), kept=first)
         found = minimise(narrowed, quantity, control, [best.pick])
         decisions.append(found if found.pick is not None else best)
     return decisions
-
-
-def replace_limits(question: Question, limits: Sequence[Limit]) -> Question:
-    """The same question under other limits."""
-    return replace(question, limits=tuple(limits))
 
 
 def picks_of(tables: Tables, plan: Plan) -> list[Pick]:
