@@ -11,7 +11,7 @@ from planner.decide import Pick, Question
 from planner.entries import ACTIVATIONS, BOPS, ENERGY, ERROR, LATENCY, WEIGHTS, Entry, ExactTables
 from planner.limits import to_fraction
 from planner.plan import RunnerUp
-from planner.space import agreement_key, live_steps, rule_applies
+from planner.space import agreement_key, boundary_price, live_steps
 from planner.tables import Boundary, LayerOption
 
 _SUMS = {"error": ERROR, "energy": ENERGY, "bops": BOPS, "weight_memory": WEIGHTS}
@@ -99,9 +99,7 @@ class Neighbours:
     def _price(self, boundary: Boundary, changed: dict[int, LayerOption]) -> tuple[int, int]:
         source, target = self.position[boundary.source], self.position[boundary.target]
         one, other = changed.get(source, self.options[source]), changed.get(target, self.options[target])
-        paid = [rule for rule in boundary.rules if rule_applies(rule, one, other)]
-        energy = sum(self.exact.energy_scale.integer(rule.energy_pj) for rule in paid)
-        return sum(rule.cycles for rule in paid), self.copies * energy
+        return boundary_price(self.exact, boundary, one, other, self.pick.mode)
 
     def changed(self, layer: int, entry: Entry) -> _State:
         """The state with one layer's entry replaced; its later terms go to the least loaded network."""

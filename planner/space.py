@@ -98,6 +98,22 @@ def rule_applies(rule: BoundaryRule, source: LayerOption, target: LayerOption) -
     )
 
 
+def boundary_price(
+    exact: ExactTables,
+    boundary: Boundary,
+    source: LayerOption,
+    target: LayerOption,
+    mode: EnsembleChoice | None,
+) -> tuple[int, int]:
+    """Cycles of the slowest network and energy of all networks for handing an activation on."""
+    paid = [rule for rule in boundary.rules if rule_applies(rule, source, target)]
+    energy = sum(exact.energy_scale.integer(rule.energy_pj) for rule in paid)
+    if mode is None:
+        return sum(rule.cycles for rule in paid), energy
+    cycles = sum(rule.cycles if rule.alone_cycles is None else rule.alone_cycles for rule in paid)
+    return cycles, (mode.predictors + 1) * energy
+
+
 class Space:
     """Variables, equalities and rows of one mode over given entries."""
 
@@ -173,10 +189,7 @@ class Space:
         """Cycles and energy of a boundary between two classes, given one ``x`` variable of each."""
         before = self.option(source, one - self.x[source][0])
         after = self.option(target, other - self.x[target][0])
-        paid = [rule for rule in boundary.rules if rule_applies(rule, before, after)]
-        copies = 1 if self.mode is None else self.networks + 1
-        energy = sum(self.exact.energy_scale.integer(rule.energy_pj) for rule in paid)
-        return sum(rule.cycles for rule in paid), copies * energy
+        return boundary_price(self.exact, boundary, before, after, self.mode)
 
     def rows(self, quantity: str) -> list[Row]:
         """The rows whose largest is ``quantity``: a name of ``QUANTITIES`` or ``memory:NAME``."""

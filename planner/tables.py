@@ -94,7 +94,10 @@ class BoundaryRule(Document):
     source_engine: str = "any"
     target_engine: str = "any"
     cycles: Cost = 0
-    energy_pj: Amount = 0.0
+    alone_cycles: Cost | None = Field(
+        default=None, description="in a network of an ensemble, on its one unit; default: like `cycles`"
+    )
+    energy_pj: Amount = Field(default=0.0, description="of one network")
 
 
 class Boundary(Document):

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.prune import class_keys
-from planner.space import Space, agreement_key, rule_applies
-from planner.tables import BoundaryRule
+from planner.space import Space, agreement_key, boundary_price
+from planner.tables import Boundary
 
 Vector = npt.NDArray[np.float64]
 _Edge = tuple[int, int, Vector, dict[str, Vector]]
@@ -64,7 +64,7 @@ def forest_of(space: Space, classes: Sequence[Sequence[Sequence[int]]], names: S
     for boundary in space.tables.boundaries:
         one, other = space.position[boundary.source], space.position[boundary.target]
         prices = {
-            name: _prices(space, boundary.rules, one, samples[one], other, samples[other], name)
+            name: _prices(space, boundary, samples[one], samples[other], name)
             for name in names
             if name in ("latency", "energy")
         }
@@ -74,23 +74,16 @@ def forest_of(space: Space, classes: Sequence[Sequence[Sequence[int]]], names: S
 
 
 def _prices(
-    space: Space,
-    rules: Sequence[BoundaryRule],
-    one: int,
-    ones: Sequence[int],
-    other: int,
-    others: Sequence[int],
-    name: str,
+    space: Space, boundary: Boundary, ones: Sequence[int], others: Sequence[int], name: str
 ) -> Vector:
-    copies = 1 if space.mode is None else space.networks + 1
-    found = np.zeros((len(ones), len(others)))
-    for i, a in enumerate(ones):
-        for j, b in enumerate(others):
-            for rule in rules:
-                if rule_applies(rule, space.option(one, a), space.option(other, b)):
-                    energy = space.exact.energy_scale.integer(rule.energy_pj) * copies
-                    found[i, j] += rule.cycles if name == "latency" else energy
-    return found
+    """What the boundary costs for each pair of entries of its two layers."""
+    sources = [space.option(space.position[boundary.source], entry) for entry in ones]
+    targets = [space.option(space.position[boundary.target], entry) for entry in others]
+    kind = ("latency", "energy").index(name)
+    prices = [
+        [boundary_price(space.exact, boundary, a, b, space.mode)[kind] for b in targets] for a in sources
+    ]
+    return np.array(prices, float)
 
 
 def _spanning(count: int, edges: Sequence[_Edge]) -> dict[int, list[_Edge]]:

@@ -52,7 +52,8 @@ def recount(tables: Tables, plan: Plan) -> dict[str, Fraction]:
             asked = (rule.source_act_bits, rule.source_engine, rule.target_act_bits, rule.target_engine)
             given = (before.act_bits, before.engine, after.act_bits, after.engine)
             if all(a in ("any", g) for a, g in zip(asked, given, strict=True)):
-                loads = [load + rule.cycles for load in loads]
+                alone = mode is not None and rule.alone_cycles is not None
+                loads = [load + ((rule.alone_cycles or 0) if alone else rule.cycles) for load in loads]
                 energy += copies * _exact(rule.energy_pj)
     weights = Fraction(tables.fixed_weight_bytes + sum(option.weight_bytes for option in options.values()))
     steps = [(live.layers, live.fixed_bytes) for live in tables.live_sets] or [((n,), 0) for n in options]

@@ -308,11 +308,11 @@ def _add_handovers(
     for handover in handovers(layers):
         source = assignments[handover.source].scheme.act_bits
         wanted = assignments[handover.target].scheme.act_bits
-        cycles, energy = boundary_cost(handover.elements, source, wanted, builder.machine)
-        alone = builder.machine.units if lanes > 1 else 1
+        units = 1 if lanes > 1 else None
+        cycles, energy = boundary_cost(handover.elements, source, wanted, builder.machine, units)
         for lane in range(lanes if cycles else 0):
             key = lane, position[handover.target]
-            builder.sync[key] = builder.sync.get(key, 0.0) + cycles * alone
+            builder.sync[key] = builder.sync.get(key, 0.0) + cycles
         total += energy
     return total
 

@@ -107,18 +107,22 @@ def vector_elements(layer: "Layer") -> int:
 
 
 def boundary_cost(
-    elements: int, source_act_bits: int | None, target_act_bits: int | None, target: "Target | Machine"
+    elements: int,
+    source_act_bits: int | None,
+    target_act_bits: int | None,
+    target: "Target | Machine",
+    units: int | None = None,
 ) -> tuple[float, float]:
     """Cycles and picojoules of handing an activation on in another width: one multiplication an element.
 
-    ``None`` bits are float. Equal widths cost nothing; the conversion is spread over all units.
+    ``None`` bits are float. Equal widths cost nothing; the conversion is spread over ``units`` (default: all).
     """
     from hwsim.simulate.cost import machine_of
 
     if source_act_bits == target_act_bits:
         return 0.0, 0.0
     machine = machine_of(target)
-    cycles = elements / (machine.vector_rates.get("mul", 1.0) * machine.units)
+    cycles = elements / (machine.vector_rates.get("mul", 1.0) * (units or machine.units))
     return cycles, elements * machine.vector_pj
 
 

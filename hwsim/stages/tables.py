@@ -25,11 +25,13 @@ from planner.tables import (
 if TYPE_CHECKING:
     from hwsim.model.graph import Layer, LayerGraph
     from hwsim.simulate.cost import OptionCost, VectorCost
+    from hwsim.simulate.machine import Machine
     from hwsim.stages.error_profile import LayerErrors
     from hwsim.target.schema import Target
 
 MAX_PREDICTORS = 3
 FLOAT_BITS = 32
+VECTOR_BITS = 8  # the width that `vector_costs` assumes where no plan says otherwise
 
 
 def fill_tables(
@@ -52,20 +54,20 @@ def fill_tables(
         )
         for layer, options in zip(products, costs, strict=True)
     )
-    fixed_cycles = math.ceil(sum(cost.cycles for cost in vectors) + _ends(graph, target))
+    ensembles = _ensembles(graph, target, vectors)
     return Tables(
         model=graph.model,
         target=target.name,
         units=target.unit_count,
         clock_hz=target.clock_hz,
         layers=layers,
-        fixed_cycles=fixed_cycles,
+        fixed_cycles=math.ceil(sum(cost.cycles for cost in vectors) + _ends(graph, target)),
         fixed_energy_pj=sum(cost.energy_pj for cost in vectors),
-        boundaries=tuple(_boundaries(graph, target, costs)),
+        boundaries=tuple(_boundaries(graph, target, costs, bool(ensembles))),
         agreements=tuple(_agreements(products)),
         live_sets=tuple(live_sets(graph)),
         memories=tuple(_memories(target)),
-        ensembles=tuple(_ensembles(target, fixed_cycles, sum(cost.energy_pj for cost in vectors))),
+        ensembles=tuple(ensembles),
         provenance=provenance,
     )
 
@@ -146,10 +148,10 @@ def _agreements(products: "Sequence[Layer]") -> list[Agreement]:
 
 
 def _boundaries(
-    graph: "LayerGraph", target: "Target", costs: "Sequence[Sequence[OptionCost]]"
+    graph: "LayerGraph", target: "Target", costs: "Sequence[Sequence[OptionCost]]", ensembles: bool
 ) -> list[Boundary]:
     """What the simulator charges where two products that hand an activation on take different widths."""
-    from hwsim.simulate.cost import boundary_cost, machine_of
+    from hwsim.simulate.cost import machine_of
     from hwsim.simulate.vector import handovers
 
     machine = machine_of(target)
@@ -160,7 +162,7 @@ def _boundaries(
     found: list[Boundary] = []
     for handover in handovers(graph.layers):
         rules = tuple(
-            _rule(source, wanted, *boundary_cost(handover.elements, source, wanted, machine))
+            _rule(handover.elements, source, wanted, machine, ensembles)
             for source in widths[handover.source]
             for wanted in widths[handover.target]
             if source != wanted
@@ -170,11 +172,18 @@ def _boundaries(
     return found
 
 
-def _rule(source: int | None, wanted: int | None, cycles: float, energy_pj: float) -> BoundaryRule:
+def _rule(
+    elements: int, source: int | None, wanted: int | None, machine: "Machine", ensembles: bool
+) -> BoundaryRule:
+    from hwsim.simulate.cost import boundary_cost
+
+    cycles, energy_pj = boundary_cost(elements, source, wanted, machine)
+    alone = boundary_cost(elements, source, wanted, machine, units=1)[0] if ensembles else None
     return BoundaryRule(
         source_act_bits=source,
         target_act_bits=wanted,
         cycles=math.ceil(cycles),
+        alone_cycles=None if alone is None else math.ceil(alone),
         energy_pj=round(energy_pj, 3),
     )
 
@@ -196,18 +205,27 @@ def _memories(target: "Target") -> list[Memory]:
     return memories
 
 
-def _ensembles(target: "Target", fixed_cycles: int, fixed_energy_pj: float) -> list[EnsembleChoice]:
+def _ensembles(
+    graph: "LayerGraph", target: "Target", vectors: "Sequence[VectorCost]"
+) -> list[EnsembleChoice]:
     """Telescoped ensembles that fit the units: P expanded networks and the base network.
 
-    Each network runs its own vector work on one unit, so the work that all units shared takes longer there.
+    Each network runs its own vector work on one unit.
     """
+    from hwsim.simulate.cost import machine_of
+    from hwsim.simulate.vector import vector_cost
+
     if not target.units.independent:
         return []
+    machine = machine_of(target)
+    layers = {layer.name: layer for layer in graph.layers}
+    alone = [vector_cost(layers[cost.name], machine, VECTOR_BITS, cost.home, units=1) for cost in vectors]
+    energy_pj = sum(cost.energy_pj for cost in vectors)
     return [
         EnsembleChoice(
             predictors=predictors,
-            fixed_cycles=fixed_cycles * target.unit_count,
-            fixed_energy_pj=fixed_energy_pj * (predictors + 1),
+            fixed_cycles=math.ceil(sum(cost.cycles for cost in alone) + _ends(graph, target)),
+            fixed_energy_pj=energy_pj * (predictors + 1),
             combine_cycles=math.ceil(target.sync_cycles),
             activation_copies=predictors + 1,
         )

@@ -84,6 +84,7 @@ def random_tables(seed, layers=None, options=4, ensembles=None):
                     source_engine=rng.choice(["any", "mac"]),
                     target_engine=rng.choice(["any", "simd"]),
                     cycles=rng.randint(0, 6),
+                    alone_cycles=rng.choice([None, rng.randint(0, 12)]) if with_ensembles else None,
                     energy_pj=rng.randint(0, 8) / 4,
                 )
                 for _ in range(rng.randint(1, 2))
@@ -217,7 +218,10 @@ def evaluate(tables, mode, parts):
         and rule.target_act_bits in ("any", options[boundary.target].act_bits)
         and rule.target_engine in ("any", options[boundary.target].engine)
     ]
-    extra = sum(rule.cycles for rule in crossing)
+    alone = mode is not None
+    extra = sum(
+        rule.alone_cycles if alone and rule.alone_cycles is not None else rule.cycles for rule in crossing
+    )
     energy = fraction(tables.fixed_energy_pj if mode is None else mode.fixed_energy_pj)
     steps = [(s.layers, s.fixed_bytes) for s in tables.live_sets] or [((n,), 0) for n in options]
     held = 1 if mode is None else mode.activation_copies

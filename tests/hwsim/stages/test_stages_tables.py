@@ -11,6 +11,7 @@ from hwsim.model.load import load_model
 from hwsim.simulate import schedule
 from hwsim.simulate.cost import layer_costs, machine_of, vector_costs
 from hwsim.simulate.cycle import LayerAssignment, simulate_plan
+from hwsim.simulate.plan_file import replay
 from hwsim.simulate.vector import handovers
 from hwsim.stages.decide import Run, price_again
 from hwsim.stages.error_profile import profile_shapes
@@ -20,6 +21,7 @@ from hwsim.stages.tables import fill_tables
 from hwsim.target.load import load_target
 from planner.request import Limits, Request
 from planner.solve import solve
+from planner.verify import recount
 from quant.scheme import Scheme
 
 MODELS = {"conv": "tests/small_models.py:conv_net", "vit": "tests/small_models.py:transformer"}
@@ -74,25 +76,45 @@ def test_boundaries_cost_what_the_simulator_says(model):
             assert rule.energy_pj == pytest.approx(elements * machine.vector_pj, abs=1e-3)
 
 
-def test_replay_charges_what_the_planner_charged(model, monkeypatch):
+def extreme(layer, widest):
+    """The scheme of the narrowest or widest activations that the layer may take."""
+    plain = [option for option in layer.options if option.order == 1 and option.way == "single"]
+    return sorted(plain, key=lambda option: option.act_bits or 32)[-1 if widest else 0].scheme
+
+
+@pytest.mark.parametrize(("name", "ensembles"), [("fpga_zu9eg", False), ("edge_gpu", True)])
+def test_replay_charges_what_the_planner_charged(model, name, ensembles, monkeypatch):
     """Widths that alternate along the network cost the replay as many cycles as the tables."""
-    target = load_target("fpga_zu9eg")
+    target = load_target(name)
     tables = tables_of(model, target)
-    pins = tuple(f"{layer.name}=w4a{4 if i % 2 else 8}" for i, layer in enumerate(tables.layers))
-    plan = solve(tables, Request(objective=("latency",), pins=pins, ensembles=False))
-    paid = plan.totals.cycles - sum(layer.cycles for layer in plan.layers) - tables.fixed_cycles
-    assert paid >= len(tables.layers) - 1
-    mixed = {
-        layer.name: LayerAssignment(Scheme.parse(layer.scheme), layer.engine, layer.way)
-        for layer in plan.layers
-    }
-    replay = simulate_plan(model.graph, mixed, 1, target)
+    if ensembles:  # nothing else is worth it
+        tables = tables.model_copy(update={"fixed_cycles": 10**9})
+    pins = tuple(f"{layer.name}={extreme(layer, i % 2)}" for i, layer in enumerate(tables.layers))
+    plan = solve(tables, Request(objective=("latency",), pins=pins, ensembles=ensembles))
+    assert (plan.ensemble is not None) == ensembles
+    paid = plan.totals.cycles - recount(tables.model_copy(update={"boundaries": ()}), plan)["latency"]
+    assert paid > 0
+    charged = replay(plan, model.graph, target)
     monkeypatch.setattr(schedule, "boundary_cost", lambda *_: (0.0, 0.0))
-    free = simulate_plan(model.graph, mixed, 1, target)
+    free = replay(plan, model.graph, target)
     count = len(tables.boundaries)  # the tables round each conversion up to a whole cycle
-    assert paid - count <= replay.cost_cycles - free.cost_cycles <= paid
-    assert replay.cycles > free.cycles
-    assert replay.total_energy_pj > free.total_energy_pj
+    assert paid - count <= charged.cost_cycles - free.cost_cycles <= paid
+    assert charged.cycles > free.cycles
+    assert charged.total_energy_pj > free.total_energy_pj
+
+
+def test_vector_work_of_an_ensemble_costs_what_the_replay_charges(model):
+    """Each network runs on one unit, at whose price its vector work stands in the tables."""
+    target = load_target("edge_gpu")
+    tables = tables_of(model, target)
+    mode = tables.ensembles[0]
+    assignments = {layer.name: LayerAssignment(Scheme(8, 8)) for layer in model.graph.products()}
+    found = simulate_plan(model.graph, assignments, mode.predictors, target)
+    products = {layer.name for layer in model.graph.products()}
+    network = [layer for layer in found.layers if layer.network == 0]
+    vectors = sum(layer.cost_cycles for layer in network if layer.name not in products)
+    ends = found.cost_cycles - sum(layer.cost_cycles for layer in network)
+    assert mode.fixed_cycles + mode.combine_cycles == pytest.approx(vectors + ends, rel=0.02)
 
 
 class ThreeReaders(nn.Module):
@@ -141,7 +163,8 @@ def test_a_dearer_conversion_leaves_fewer_changes_of_width(model):
                 boundary.model_copy(
                     update={
                         "rules": tuple(
-                            rule.model_copy(update={"cycles": 1000 * rule.cycles}) for rule in boundary.rules
+                            rule.model_copy(update={"cycles": 1000 * rule.cycles, "alone_cycles": None})
+                            for rule in boundary.rules
                         )
                     }
                 )
