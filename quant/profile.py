@@ -5,7 +5,7 @@ terms each row (or input column) receives, so its error is read off the tables. 
 error model of the house: half the Fisher-weighted squared error, in nats of output divergence.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -283,12 +283,3 @@ class _Reader:
         share = np.bincount(counts, minlength=counts.max() + 1)[1:] / counts.size
         per_row = self.tables.row_energy[b][: share.size].astype(np.float64) @ self.row_fisher / self.columns
         return 0.5 * float(share @ per_row)
-
-
-def best_by_bits(options: Iterable[OptionError]) -> list[OptionError]:
-    """Options that no other beats in both BOPs and error (the Pareto front, cheapest first)."""
-    front: list[OptionError] = []
-    for option in sorted(options, key=lambda o: (o.bops, o.weight_error)):
-        if not front or option.weight_error < front[-1].weight_error:
-            front.append(option)
-    return front

@@ -119,9 +119,3 @@ def _check_setting(step: str, name: str, value: Setting) -> None:
     wanted = (int, float) if isinstance(default, float) else (type(default),)
     if not isinstance(value, wanted) or (isinstance(value, bool) and not isinstance(default, bool)):
         raise QuantError(f"recipe {step}.{name}: expected {type(default).__name__}, got {value!r}")
-
-
-def recipe_of_schemes(methods: Sequence[Sequence[str]]) -> Recipe:
-    """The recipe that covers the ``+method`` parts of all schemes of an assignment (`Scheme.recipe`)."""
-    items = {method for recipe in methods for method in recipe}
-    return Recipe(tuple(sorted(items)))

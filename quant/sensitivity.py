@@ -48,13 +48,6 @@ class LayerSensitivity:
     moments: FloatArray
     means: FloatArray
 
-    @property
-    def row_gradient(self) -> FloatArray | None:
-        """Squared gradient summed over each row of the weight."""
-        if self.squared_gradient is None:
-            return None
-        return self.squared_gradient.reshape(len(self.squared_gradient), -1).sum(axis=1)
-
     def operand_loss(self, operand: int, bits: int | None) -> float:
         """Predicted divergence from quantizing one activation operand to `bits`; 0 in float.
 

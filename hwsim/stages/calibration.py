@@ -21,10 +21,3 @@ def calibration_data(
     form = InputForm(model.example_inputs, model.data_config)
     dataset = open_data(spec, form, limit=max(samples, form.batch), tokenizer=tokenizer)
     return [batch.inputs for batch in dataset.batches(form.batch)], dataset.record
-
-
-def calibration_batches(
-    spec: str, model: "LoadedModel", *, samples: int = DEFAULT_SAMPLES
-) -> "list[tuple[Tensor, ...]]":
-    """Only the inputs of `calibration_data`."""
-    return calibration_data(spec, model, samples=samples)[0]

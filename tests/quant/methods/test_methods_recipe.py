@@ -13,7 +13,7 @@ from quant.methods.interpret import GraphRunner
 from quant.methods.pd_options import fast_options, paper_options
 from quant.model_pass import find_products
 from quant.pipeline import PolishContext, apply_recipe, architecture_of, run_recipe, uniform_assignment
-from quant.recipe import Recipe, recipe_of_schemes
+from quant.recipe import Recipe
 from quant.scheme import Scheme
 from tests.quant.methods.toy_networks import batches, loaded
 
@@ -148,12 +148,3 @@ def test_pd_takes_the_preset_of_the_architecture(monkeypatch):
         paper_options("mobilenet"),
     ]
     assert [sorted(item[1]["memory"]) for item in seen] == [["a"], [], [], ["a"]]
-
-
-def test_schemes_name_their_recipe():
-    assignment = {
-        "a": Scheme.parse("w4a8+bc"),
-        "b": Scheme.parse("w4a8+repquant+bc"),
-        "c": Scheme.parse("fp"),
-    }
-    assert str(recipe_of_schemes([scheme.recipe for scheme in assignment.values()])) == "repquant+bc"
