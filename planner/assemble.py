@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from planner.decide import Pick, Question, choice_of
 from planner.entries import ACTIVATIONS, BOPS, ENERGY, ERROR, LATENCY, WEIGHTS, Entry, ExactTables
-from planner.limits import to_fraction
+from planner.limits import to_float
 from planner.plan import LimitUse, PlanEnsemble, PlanLayer, RunnerUp, Totals
 from planner.runner_up import Neighbours
 from planner.space import Choice, Space
@@ -46,10 +46,10 @@ def _totals(space: Space, chosen: Sequence[int]) -> Totals:
     exact = space.exact
     cycles = space.value("latency", chosen)
     return Totals(
-        error=float(to_fraction(exact, "error", space.value("error", chosen))),
+        error=to_float(exact, "error", space.value("error", chosen)),
         cycles=cycles,
-        latency=float(to_fraction(exact, "latency", cycles)),
-        energy_pj=float(to_fraction(exact, "energy", space.value("energy", chosen))),
+        latency=to_float(exact, "latency", cycles),
+        energy_pj=to_float(exact, "energy", space.value("energy", chosen)),
         bops=space.value("bops", chosen),
         weight_bytes=space.value("weight_memory", chosen),
         activation_bytes=space.value("activation_memory", chosen),
@@ -75,7 +75,7 @@ def assemble(exact: ExactTables, question: Question, pick: Pick, quantity: str) 
         )
     limits: list[LimitUse] = []
     for limit in question.limits:
-        used = float(to_fraction(exact, limit.quantity, space.value(limit.quantity, chosen)))
+        used = to_float(exact, limit.quantity, space.value(limit.quantity, chosen))
         limits.append(LimitUse(name=limit.name, limit=limit.shown, used=used, slack=limit.shown - used))
     return Body(_totals(space, chosen), ensemble, layers, tuple(limits))
 
@@ -112,9 +112,9 @@ def _layer(
         way=option.way,
         recipe=option.recipe,
         holds=holds,
-        error=float(to_fraction(exact, "error", entry.costs[ERROR])),
+        error=to_float(exact, "error", entry.costs[ERROR]),
         cycles=entry.costs[LATENCY] + max(loads),
-        energy_pj=float(to_fraction(exact, "energy", entry.costs[ENERGY])),
+        energy_pj=to_float(exact, "energy", entry.costs[ENERGY]),
         bops=entry.costs[BOPS],
         weight_bytes=entry.costs[WEIGHTS],
         act_bytes=entry.costs[ACTIVATIONS],

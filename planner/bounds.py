@@ -110,9 +110,8 @@ class Relaxation:
         messages = _Messages(self, cost, least, weights)
         total = self.constant + messages.total - float(multipliers @ self.rooms)
         size = abs(total) + float(np.abs(multipliers * self.rooms).sum())
-        classes = messages.best_classes()
-        starts = self.first_entry
-        chosen = np.array([starts[c] + int(cost[starts[c] : starts[c + 1]].argmin()) for c in classes])
+        cheapest = _first_least(cost, least, self.class_of, self.first_entry)
+        chosen = cheapest[messages.best_classes()]
         point = Point(multipliers, total - _ROUNDING * size, self.slope(chosen), chosen)
         return point, messages
 
@@ -178,14 +177,12 @@ class _Messages:
         self.total = float(free.sum() - free[relaxation.tied].sum())
         self.total += sum(float(self.up[root].min()) for root in relaxation.forest.roots if root in self.up)
 
-    def best_classes(self) -> list[int]:
+    def best_classes(self) -> Indices:
         """The class of every layer in the minimiser."""
         relaxation = self.relaxation
         first = relaxation.first_class
-        chosen = [
-            int(first[layer] + self.least[first[layer] : first[layer + 1]].argmin())
-            for layer in range(len(first) - 1)
-        ]
+        lowest = np.minimum.reduceat(self.least, first[:-1])
+        chosen = _first_least(self.least, lowest, relaxation.layer_of_class, first)
         for root in relaxation.forest.roots:
             if root in self.up:
                 chosen[root] = int(first[root] + self.up[root].argmin())
@@ -213,6 +210,12 @@ class _Messages:
             above = np.where(np.isinf(through), np.inf, through - lowest)
         extra = above[relaxation.class_of] + self.cost - self.least[relaxation.class_of]
         return extra * (1 - _ROUNDING)  # f itself may be 0 and then has no margin
+
+
+def _first_least(values: Vector, least: Vector, group: Indices, starts: Indices) -> Indices:
+    """For every group of consecutive places the first that holds its least value."""
+    places = np.flatnonzero(values == least[group])
+    return places[np.searchsorted(places, starts[:-1])]
 
 
 def plain_sum(space: Space, quantity: str) -> str:

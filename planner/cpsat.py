@@ -18,7 +18,7 @@ from ortools.sat.python import cp_model
 
 from planner.control import Control
 from planner.entries import ExactTables
-from planner.limits import to_fraction
+from planner.limits import to_float
 from planner.space import Choice, Row, Space
 
 DIGIT_BITS = 44
@@ -171,8 +171,8 @@ class Tell:
 
     def __init__(self, control: Control, exact: ExactTables, quantity: str, factor: int, offset: int) -> None:
         self.control = control
-        self.offset = float(to_fraction(exact, quantity, offset))
-        self.factor = float(to_fraction(exact, quantity, factor))
+        self.offset = to_float(exact, quantity, offset)
+        self.factor = to_float(exact, quantity, factor)
 
     def __call__(self, value: float | None, bound: float | None) -> None:
         """Report a value and a bound of the running model."""

@@ -47,4 +47,8 @@ class DecimalScale:
 
     def fraction(self, integer: int) -> Fraction:
         """What ``integer`` on this scale stands for."""
-        return integer * Fraction(10) ** -self.places
+        return Fraction(integer * 10 ** max(0, -self.places), 10 ** max(0, self.places))
+
+    def number(self, integer: int) -> float:
+        """The float nearest to ``fraction``: Python divides integers of any size correctly rounded."""
+        return integer * 10 ** max(0, -self.places) / 10 ** max(0, self.places)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from planner.assemble import totals_of
 from planner.control import Control
 from planner.decide import Decision, Pick, Question, minimise
-from planner.limits import Limit, to_fraction
+from planner.limits import Limit, to_float
 from planner.plan import Alternative, LimitUse
 from planner.proof import proof_of
 from planner.search import Cuts
@@ -35,7 +35,7 @@ def priced(
             if not binding:
                 freed = _gain(question, quantity, decision, _swapped(question, limit, None), control)
                 binding = None if freed is None else freed > 0
-        shown = None if gain is None else float(to_fraction(question.exact, quantity, gain))
+        shown = None if gain is None else to_float(question.exact, quantity, gain)
         found.append(use.model_copy(update={"binding": binding, "gain_of_one_percent": shown}))
     return tuple(found)
 

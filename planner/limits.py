@@ -43,9 +43,18 @@ def to_fraction(exact: ExactTables, quantity: str, value: int) -> Fraction:
     return value / as_fraction(exact.tables.clock_hz) if quantity == "latency" else Fraction(value)
 
 
+def to_float(exact: ExactTables, quantity: str, value: int) -> float:
+    """The float nearest to ``to_fraction``."""
+    if quantity == "error":
+        return exact.error_scale.number(value)
+    if quantity == "energy":
+        return exact.energy_scale.number(value)
+    return float(to_fraction(exact, quantity, value)) if quantity == "latency" else float(value)
+
+
 def limit_for(exact: ExactTables, quantity: str, value: int) -> float:
     """The smallest float in the request's unit that, as a limit, admits ``value``."""
-    found = float(to_fraction(exact, quantity, value))
+    found = to_float(exact, quantity, value)
     while to_integer(exact, quantity, as_fraction(found)) < value:
         found = math.nextafter(found, math.inf)
     return found

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from planner.decide import Pick, Question
 from planner.entries import ACTIVATIONS, BOPS, ENERGY, ERROR, LATENCY, WEIGHTS, Entry, ExactTables
-from planner.limits import to_fraction
+from planner.limits import to_float
 from planner.plan import RunnerUp
 from planner.space import agreement_key, boundary_price, live_steps
 from planner.tables import Boundary, LayerOption
@@ -175,14 +175,12 @@ class Neighbours:
     def _described(self, layer: int, state: _State, entry: Entry, broken: tuple[str, ...]) -> RunnerUp:
         option = self.exact.tables.layers[layer].options[entry.option]
         now = self.state
-        error = to_fraction(self.exact, "error", state.sums[ERROR] - now.sums[ERROR])
-        energy = to_fraction(self.exact, "energy", state.sums[ENERGY] - now.sums[ENERGY])
         return RunnerUp(
             scheme=option.scheme,
             engine=option.engine,
             way=option.way,
-            error_change=float(error),
+            error_change=to_float(self.exact, "error", state.sums[ERROR] - now.sums[ERROR]),
             cycles_change=max(state.loads) - max(now.loads),
-            energy_change_pj=float(energy),
+            energy_change_pj=to_float(self.exact, "energy", state.sums[ENERGY] - now.sums[ENERGY]),
             breaks=broken,
         )
