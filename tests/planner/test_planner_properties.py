@@ -80,7 +80,9 @@ def test_scaling_cycles_and_clock_changes_nothing(seed, factor):
         return [scale(v) for v in node] if isinstance(node, list | tuple) else node
 
     def times(value):
-        return [v * factor for v in value] if isinstance(value, list | tuple) else value * factor
+        if isinstance(value, list | tuple):
+            return [v * factor for v in value]
+        return None if value is None else value * factor
 
     scaled = scale(data) | {"clock_hz": tables.clock_hz * factor}
     other = Tables.model_validate(scaled)
