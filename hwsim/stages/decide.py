@@ -43,6 +43,12 @@ class Run:
     tables: "Tables"
     remarks: list[str] = field(default_factory=list[str])
 
+    @property
+    def costs_by_name(self) -> "dict[str, list[OptionCost]]":
+        """The priced options of each product."""
+        names = (layer.name for layer in self.model.graph.products())
+        return dict(zip(names, self.costs, strict=True))
+
 
 def solve_inside_latency(run: Run, progress: StageProgress) -> "tuple[Plan, Simulation, str | None]":
     """Solve, replay, and solve again with a tighter limit while the replay is slower than the user allows.

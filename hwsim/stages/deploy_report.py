@@ -4,7 +4,6 @@ import hashlib
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 from hwsim.report.document import (
@@ -19,11 +18,11 @@ from hwsim.report.document import (
     Validation,
 )
 from hwsim.stages import deploy_figures
+from hwsim.stages.provenance import graph_sha256, versions, weights_text
 from hwsim.stages.request import PlanRequest
 from hwsim.units import format_quantity
 
 if TYPE_CHECKING:
-    from hwsim.model.graph import LayerGraph
     from hwsim.model.load import LoadedModel
     from hwsim.simulate.cost import OptionCost, VectorCost
     from hwsim.simulate.simulation import Simulation
@@ -253,30 +252,6 @@ def _runner_up_cost(layer: "PlanLayer") -> str:
 def _gain(options: "Sequence[OptionCost]", layer: "PlanLayer") -> float | None:
     floats = [option.cycles for option in options if option.scheme.is_float]
     return min(floats) / layer.cycles if floats and layer.cycles else None
-
-
-def graph_sha256(graph: "LayerGraph") -> str:
-    """Hash of the layer graph."""
-    return hashlib.sha256(graph.to_json().encode()).hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides the result."""
-    names = ("hwsim", "torch", "timm", "transformers", "ortools", "numba", "numpy")
-    return {name: metadata.version(name) for name in names}
-
-
-def weights_text(model: "LoadedModel") -> str:
-    """Where the weights came from, in words."""
-    info = model.weights
-    words = [info.kind]
-    if info.source:
-        words.append(info.source)
-    if info.seed is not None:
-        words.append(f"seed {info.seed}")
-    if info.sha256:
-        words.append(f"sha256 {info.sha256}")
-    return ", ".join(words)
 
 
 def _provenance(found: Findings) -> Provenance:

@@ -4,7 +4,6 @@ load → profile errors → price options → solve → replay → report. Each 
 tables are written beside the plan, so that ``--resume`` and ``hwsim solve`` can start from them.
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -18,9 +17,10 @@ from hwsim.report.document import ComparisonRow, ParetoPoint, Report
 from hwsim.stages import comparison
 from hwsim.stages import progress as stages
 from hwsim.stages.decide import Run, explanations, pareto_points, solve_inside_latency
-from hwsim.stages.deploy_report import Findings, build_report, graph_sha256, versions, weights_text
+from hwsim.stages.deploy_report import Findings, build_report
 from hwsim.stages.options import network_schemes
 from hwsim.stages.progress import StageProgress, expected_seconds
+from hwsim.stages.provenance import origin, profile_key
 from hwsim.stages.request import PlanRequest
 from quant.scheme import Scheme
 
@@ -114,9 +114,9 @@ def make_plan(request: PlanRequest, progress: StageProgress) -> PlanResult:
     run.remarks.extend(explanations(plan))
     with progress.stage(stages.REPLAYING):
         rows = comparison.compare(model.graph, target, run.profile)
-        names = [layer.name for layer in model.graph.products()]
-        costs = dict(zip(names, run.costs, strict=True))
-        rows.append(comparison.best_uniform(model.graph, target, run.profile, costs, (plan, simulation)))
+        rows.append(
+            comparison.best_uniform(model.graph, target, run.profile, run.costs_by_name, (plan, simulation))
+        )
         own = comparison.row(
             "this plan", _schemes(plan), simulation, plan.totals.error, chosen=True, note=_mixture(plan)
         )
@@ -194,7 +194,7 @@ def _tables(request: PlanRequest, target: "Target", model: "LoadedModel", progre
         for layer, options in zip(products, costs, strict=True):
             if not options:
                 raise UserError(f"layer {layer.name}: no engine of {target.name} runs any offered scheme")
-        tables = fill_tables(model.graph, target, costs, vectors, profile.layers, _provenance(model, target))
+        tables = fill_tables(model.graph, target, costs, vectors, profile.layers, origin(model, target))
     return Run(request, target, model, profile, costs, vectors, tables)
 
 
@@ -212,7 +212,7 @@ def _profile(
         return error_profile.profile_shapes(model, everything)
     batches, data = _samples(request, model)
     path = request.output_dir / "profile.json"
-    key = _profile_key(request, model, everything, data)
+    key = profile_key(request, model, everything, data)
     if request.resume and path.is_file():
         known = error_profile.ErrorProfile.from_json(path.read_text(encoding="utf-8"), key)
         if known is not None:
@@ -228,17 +228,6 @@ def _profile(
     return profile
 
 
-def _profile_key(
-    request: PlanRequest, model: "LoadedModel", offered: list[list[Scheme]], data: str | None
-) -> str:
-    """Hash of everything the error profile depends on."""
-    facts = [weights_text(model), graph_sha256(model.graph), data or "synthetic", str(request.search.seed)]
-    facts.append(f"measured {request.measured}")
-    facts += [" ".join(map(str, schemes)) for schemes in offered]
-    facts += [f"{name} {version}" for name, version in versions().items()]
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
-
-
 def _samples(request: PlanRequest, model: "LoadedModel") -> "tuple[list[tuple[Tensor, ...]], str | None]":
     """Inputs of the error model and what they are; None for synthetic ones."""
     from hwsim.stages.error_profile import synthetic_inputs
@@ -249,17 +238,6 @@ def _samples(request: PlanRequest, model: "LoadedModel") -> "tuple[list[tuple[Te
 
     batches, record = calibration_data(request.calibration_data, model)
     return batches, f"{record.count} samples of {record.source}, sha256 {record.sha256[:16]}"
-
-
-def _provenance(model: "LoadedModel", target: "Target") -> dict[str, str]:
-    return {
-        "model": model.resolved,
-        "model_spec": model.spec,
-        "weights": weights_text(model),
-        "graph_sha256": graph_sha256(model.graph),
-        "target_sha256": target.sha256,
-        **{f"version {name}": value for name, value in versions().items()},
-    }
 
 
 def _schemes(plan: "Plan") -> str:
@@ -283,7 +261,6 @@ def _findings(
     points: list[ParetoPoint],
     default_limit: str | None,
 ) -> Findings:
-    names = [layer.name for layer in run.model.graph.products()]
     curve, curve_missing = comparison.anytime(run.model.graph, run.target, run.profile, plan)
     return Findings(
         request=run.request,
@@ -292,7 +269,7 @@ def _findings(
         plan=plan,
         simulation=simulation,
         comparison=list(rows),
-        costs=dict(zip(names, run.costs, strict=True)),
+        costs=run.costs_by_name,
         vectors=run.vectors,
         pareto=points,
         basis=run.profile.basis,

@@ -68,7 +68,7 @@ def test_files_belong_together(case):
 
 @ALL
 def test_device_is_unchanged_and_the_replay_gives_the_reported_figures(case):
-    from hwsim.stages.deploy_report import graph_sha256
+    from hwsim.stages.provenance import graph_sha256
     from hwsim.stages.simulate import network, replayer
     from hwsim.target.load import load_target
 
