@@ -126,8 +126,8 @@ class Canvas:
     def label(self, x: float, y: float, text: str, style: str = "") -> None:
         """A label beside a mark, where no earlier one stands."""
         width = CHAR_WIDTH * len(text)
-        rows = [(-4.0, 0), (9.0, 0), (-15.0, 0), (20.0, 0), (-4.0, 1), (9.0, 1), (-15.0, 1), (20.0, 1)]
-        places = [(x + 8 if not side else x - 8 - width, y + drop) for drop, side in rows]
+        rows = [y - 4 + LINE_HEIGHT * step for step in (0, 1, -1, 2, -2, 3, -3, 4, -4)]
+        places = [(left, row) for left in (x + 8, x - 8 - width) for row in rows]
         inside = [(a, b) for a, b in places if a >= 0 and a + width <= self.width and 10 < b < self.height]
         best = next((place for place in inside if self._free(*place, width)), (inside or places)[0])
         self._taken.append((best[0], best[1] - LINE_HEIGHT + 3, best[0] + width, best[1] + 3))
