@@ -67,8 +67,16 @@ def network(model):
         name, rep = f"{row['idx']}.{row['name']}", int(row["rep"])
         m, n, k = int(row["M"]), int(row["N"]), int(row["K"])
         if row["op"] == "dw":
+            channels = int(row["c"])
             layer = conv(
-                name, int(row["out_e"]), rep, rep, int(row["r"]), int(row["stride"]), rep, (previous,)
+                name,
+                int(row["out_e"]),
+                channels,
+                channels,
+                int(row["r"]),
+                int(row["stride"]),
+                channels,
+                (previous,),
             )
         elif row["op"] == "conv":
             layer = conv(

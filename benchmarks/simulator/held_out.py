@@ -1,0 +1,120 @@
+"""Predict each network of each measured device from at most five of its other networks, and from its class.
+
+The network that is predicted stands nowhere in what the prediction rests on: neither among the device's five points
+nor among the rows of other devices from which its class is learned. Of the device itself nothing but the five points
+is seen, under whatever name its rows were published.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from hwsim.simulate.calibration import Prediction, Workload, calibrate, points_to_measure
+from hwsim.simulate.class_prior import Measured, Parts, Trust, learn
+from hwsim.target.schema import Target
+
+POINTS = 5
+# How far the descriptors of a class may be off, and the noise of its rows. The Hexagon descriptor is mostly guesses,
+# and each of its rows a median of many runs. The microcontroller's is documented; submissions differ (`repeats`).
+TRUSTS = {"dsp_npu": Trust(1.5, 0.06), "mcu": Trust(0.0, 0.2)}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement: seconds of one inference."""
+
+    device: str
+    device_class: str
+    network: str
+    workload: Workload
+    target: Target
+    own_descriptor: bool
+    seconds: float
+    parts: Parts
+
+
+def family(row: Row) -> str:
+    """Devices that learn from each other: one class, on one software stack where all its devices share some."""
+    name = row.device_class.split()[0]
+    return f"{name}, {row.device.rsplit(', ')[-1]}" if name == "dsp_npu" else name
+
+
+def predictions(rows: Sequence[Row]) -> Iterable[tuple[Row, Prediction]]:
+    """Every row that can be held out, with its prediction."""
+    families: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        families[family(row)].append(row)
+    for members in families.values():
+        trust = TRUSTS.get(members[0].device_class.split()[0])
+        devices: dict[str, list[Row]] = defaultdict(list)
+        for row in members:
+            devices[row.device].append(row)
+        for network in sorted({row.network for row in members}):
+            if trust is not None:
+                yield from _from_class(members, devices, network, trust)
+            else:
+                for own in devices.values():
+                    yield from _alone(own, network)
+
+
+def _points(own: Sequence[Row], network: str) -> list[Row]:
+    """At most five rows of other networks, chosen before any is measured by how much each would tell."""
+    others = sorted((row for row in own if row.network != network), key=lambda row: row.seconds)
+    relative = not own[0].own_descriptor
+    chosen = points_to_measure(own[0].target, [row.workload for row in others], POINTS, relative)
+    return [others[index] for index in chosen]
+
+
+def _from_class(
+    members: Sequence[Row], devices: dict[str, list[Row]], network: str, trust: Trust
+) -> Iterable[tuple[Row, Prediction]]:
+    others = [row for row in members if row.network != network]
+    every = learn([_measured(row) for row in others], trust)
+    for device, own in sorted(devices.items()):
+        points = _points(own, network)
+        tested = [row for row in own if row.network == network]
+        if not points or not tested:
+            continue
+        published = {
+            (row.workload.name, row.seconds) for row in own
+        }  # one measurement stands under several names
+        relatives = [
+            row
+            for row in others
+            if row.device != device and (row.workload.name, row.seconds) not in published
+        ]
+        rows = [_measured(row) for row in (*relatives, *points)]
+        known = {name: logs for name, logs in every.devices.items() if name != device}
+        model = learn(rows, trust, replace(every, devices=known))
+        for row in tested:
+            yield row, model.predict(device, row.parts)
+
+
+def _alone(own: Sequence[Row], network: str) -> Iterable[tuple[Row, Prediction]]:
+    points = _points(own, network)
+    if not points:
+        return
+    measured = [(row.workload, row.seconds) for row in points]
+    model = calibrate(own[0].target, measured, not own[0].own_descriptor)
+    for row in own:
+        if row.network == network:
+            yield row, model.predict(row.workload)
+
+
+def _measured(row: Row) -> Measured:
+    return Measured(row.device, row.parts, row.seconds)
+
+
+def repeats(rows: Sequence[Row]) -> list[float]:
+    """Where a device and stack has a network's row more than once: each one against their geometric mean."""
+    groups: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for row in rows:
+        groups[row.device, row.workload.name].append(row.seconds)
+    found: list[float] = []
+    for seconds in groups.values():
+        if len(seconds) > 1:
+            product = 1.0
+            for value in seconds:
+                product *= value
+            found += [value / product ** (1 / len(seconds)) - 1 for value in seconds]
+    return found
