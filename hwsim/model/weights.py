@@ -9,6 +9,7 @@ import hashlib
 import logging
 import math
 import os
+import warnings
 import zlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -109,7 +110,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice to its own developers about pickle protocols
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except Exception as error:

@@ -154,10 +154,13 @@ _FILES = (
 
 
 def _check_writable(directory: Path) -> None:
-    """Fail before the work, not after it."""
+    """Fail before the work, not after it; a run that fails later must not leave an empty directory."""
+    absent = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     probe = directory / ".hwsim-write-test"
     files.write_text(probe, "")
     probe.unlink(missing_ok=True)
+    for folder in absent:
+        folder.rmdir()
 
 
 def _load(request: PlanRequest, shapes_only: bool = False) -> "LoadedModel":

@@ -160,12 +160,14 @@ class Bomb:
         return (os.system, ("touch exploded",))
 
 
-def test_pickle_bomb_is_refused_and_does_not_go_off(tmp_path, capsys, monkeypatch):
+def test_pickle_bomb_is_refused_and_does_not_go_off(tmp_path, capsys, monkeypatch, recwarn):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bomb.pth").write_bytes(pickle.dumps({"head.weight": Bomb()}))
     assert plan("--target", "edge_gpu", "--model", CONV, "--weights", "bomb.pth", "-o", "out") == 2
     assert "bomb.pth" in capsys.readouterr().err
     assert not (tmp_path / "exploded").exists()
+    assert not (tmp_path / "out").exists()
+    assert not [str(warning.message) for warning in recwarn if "pickle" in str(warning.message)]
 
 
 def test_output_directory_that_is_a_file(tmp_path, capsys):
