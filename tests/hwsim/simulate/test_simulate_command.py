@@ -1,5 +1,6 @@
 """``hwsim simulate`` as a user meets it: plans, sweeps, traces, and its mistakes."""
 
+import itertools
 import json
 import random
 from types import SimpleNamespace
@@ -153,6 +154,19 @@ def test_any_plan_runs_as_its_options_were_priced(model):
                 widths = (plan[name].scheme.act_bits for name in (link.source, link.target))
                 predicted += boundary_cost(link.elements, *widths, target)[0]
             assert abs(simulation.cycles / predicted - 1) < 0.15, (target.name, seed)
+
+
+@pytest.mark.parametrize("parameter", ["units", "clock"])
+def test_more_is_never_slower_in_the_replay(parameter):
+    """A whole network on every target that ships, replayed with more units and with a faster clock."""
+    graph_ = SimpleNamespace(layers=network("resnet18"))
+    for name in list_targets():
+        target, base = load_target(name), {"units": 1.0, "clock": load_target(name).clock_hz}[parameter]
+        seconds = [
+            simulate_scheme(graph_, Scheme(8, 8), changed_target(target, {parameter: base * times})).seconds
+            for times in (1, 2, 3, 5, 8)
+        ]
+        assert all(more <= less * (1 + 1e-9) for less, more in itertools.pairwise(seconds)), (name, seconds)
 
 
 def test_plans_name_missing_layers_and_engines():
