@@ -90,6 +90,8 @@ def _options(
     for cost in costs:
         scheme = cost.scheme
         spread = cost.way == "single" and scheme.order > 2
+        by_term = _by_term(cost.cycles, cost.term_cycles, target.layer_launch_cycles) if spread else ()
+        by_energy = _by_term(cost.energy_pj, cost.term_energy_pj, 0.0) if spread else ()
         options.append(
             LayerOption(
                 scheme=str(scheme),
@@ -110,14 +112,20 @@ def _options(
                     * (target.stored_bits(scheme.act_bits) if scheme.act_bits else in_float)
                     / 8
                 ),
-                term_cycles=tuple(math.ceil(cycles) for cycles in cost.term_cycles) if spread else (),
-                term_energy_pj=tuple(round(pj, 3) for pj in cost.term_energy_pj) if spread else (),
+                term_cycles=tuple(map(math.ceil, by_term)),
+                term_energy_pj=tuple(round(pj, 3) for pj in by_energy),
                 term_bops=cost.term_bops if spread else (),
                 splits=tuple(_splits(scheme.order, errors, scheme, products)) if spread else (),
                 bound=cost.bound,
             )
         )
     return options
+
+
+def _by_term(whole: float, terms: Sequence[float], least: float) -> tuple[float, ...]:
+    """A layer's cost by orders; what it costs whatever it holds (``least``: the launch) belongs to the first."""
+    first, *later = terms
+    return (max(first + least, whole - sum(later)), *later)
 
 
 def _splits(order: int, errors: "LayerErrors", scheme: object, products: int) -> list[Split]:

@@ -117,6 +117,28 @@ def test_vector_work_of_an_ensemble_costs_what_the_replay_charges(model):
     assert mode.fixed_cycles + mode.combine_cycles == pytest.approx(vectors + ends, rel=0.02)
 
 
+@pytest.mark.parametrize("name", ["edge_gpu", "orin_agx", "mobile_cpu"])
+def test_layers_spread_over_an_ensemble_cost_what_the_replay_charges(model, name):
+    """Whatever terms a network holds, it starts each of its layers: orders 1 and 3 are not two thirds of three."""
+    target = load_target(name)
+    tables = tables_of(model, target)
+    holds = ((1, 3), (1, 2))
+    compared = 0
+    for table in tables.layers:
+        spread = next((o for o in table.options if o.scheme == "w4a8.o3" and o.splits), None)
+        if spread is None:
+            continue
+        assignments = {layer.name: LayerAssignment(Scheme(8, 8)) for layer in model.graph.products()}
+        scheme = Scheme.parse(spread.scheme)
+        assignments[table.name] = LayerAssignment(scheme, spread.engine, "single", holds)
+        found = simulate_plan(model.graph, assignments, 2, target)
+        charged = next(a for a in found.layers if a.network == 0 and a.name == table.name).cost_cycles
+        planned = spread.term_cycles[0] + spread.term_cycles[2]
+        assert planned == pytest.approx(charged, rel=0.1), table.name
+        compared += 1
+    assert compared
+
+
 class ThreeReaders(nn.Module):
     """Query, key and value are layers of their own behind one norm."""
 
