@@ -7,7 +7,7 @@ is seen, under whatever name its rows were published.
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hwsim.simulate.calibration import Prediction, Workload, calibrate, points_to_measure
 from hwsim.simulate.class_prior import Measured, Parts, Trust, learn
@@ -69,7 +69,6 @@ def _from_class(
     members: Sequence[Row], devices: dict[str, list[Row]], network: str, trust: Trust
 ) -> Iterable[tuple[Row, Prediction]]:
     others = [row for row in members if row.network != network]
-    every = learn([_measured(row) for row in others], trust)
     for device, own in sorted(devices.items()):
         points = _points(own, network)
         tested = [row for row in own if row.network == network]
@@ -84,8 +83,7 @@ def _from_class(
             if row.device != device and (row.workload.name, row.seconds) not in published
         ]
         rows = [_measured(row) for row in (*relatives, *points)]
-        known = {name: logs for name, logs in every.devices.items() if name != device}
-        model = learn(rows, trust, replace(every, devices=known))
+        model = learn(rows, trust)
         for row in tested:
             yield row, model.predict(device, row.parts)
 

@@ -126,8 +126,8 @@ class ClassModel:
         return Prediction(seconds, seconds / factor, seconds * factor)
 
 
-def learn(rows: Sequence[Measured], trust: Trust, start: ClassModel | None = None) -> ClassModel:
-    """Factors of a class and of each of its devices from all their measurements; ``start`` shortens the search."""
+def learn(rows: Sequence[Measured], trust: Trust) -> ClassModel:
+    """Factors of a class and of each of its devices from all their measurements."""
     names = list(dict.fromkeys(row.device for row in rows))
     position = np.array([names.index(row.device) for row in rows])
     same_device = (position[:, None] == position).astype(float)
@@ -135,16 +135,10 @@ def learn(rows: Sequence[Measured], trust: Trust, start: ClassModel | None = Non
     same_load = np.array([[a == b for a in loads] for b in loads], float)
     wanted = np.log([row.seconds for row in rows])
     between, within = _common_prior(trust), _device_prior()
-    common = np.zeros(COUNT + 2) if start is None else start.common
-    known = {} if start is None else start.devices
-    own = np.zeros((len(names), COUNT + 2))
+    common, own = np.zeros(COUNT + 2), np.zeros((len(names), COUNT + 2))
     for index, name in enumerate(names):
-        own[index] = known.get(name, own[index])
-        if name not in known:
-            mine = [row for row in rows if row.device == name]
-            own[index, -1] = np.median(
-                [math.log(row.seconds) - _latency(common, row.parts)[0] for row in mine]
-            )
+        mine = [row for row in rows if row.device == name]
+        own[index, -1] = np.median([math.log(row.seconds) - _latency(common, row.parts)[0] for row in mine])
     weights = np.ones(len(rows))
     slopes, covariance = np.zeros((len(rows), COUNT + 2)), np.eye(len(rows))
     for _ in range(ROUNDS):
