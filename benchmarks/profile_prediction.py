@@ -1,6 +1,6 @@
 """Does the predicted divergence rank plans as the measured one does? ViT-Tiny and MobileNetV2, real weights.
 
-    python benchmarks/profile_prediction.py [--model vit_t|mobilenet_v2|all] [--plans 200] [--images 8]
+    python benchmarks/profile_prediction.py [--model vit_t|mobilenet_v2|all] [--plans 200] [--images 32]
                                             [--calibration 32] [--samples 4] [--shared ../shared]
                                             [--output reports/planner]
 
@@ -225,7 +225,7 @@ def main() -> None:
     )
     parser.add_argument("--model", choices=[*SUBJECTS, "all"], default="all")
     parser.add_argument("--plans", type=int, default=200)
-    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--calibration", type=int, default=32)
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared")
