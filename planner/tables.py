@@ -57,7 +57,9 @@ class LayerOption(Document):
     bops: Cost = Field(default=0, description="bit operations, every term counted")
     weight_bytes: Cost = 0
     act_bytes: Cost = Field(default=0, description="bytes of this layer's activation while it is live")
-    term_cycles: tuple[Cost, ...] = Field(default=(), description="each order on one unit, the launch with the first")
+    term_cycles: tuple[Cost, ...] = Field(
+        default=(), description="each order on one unit, the launch with the first"
+    )
     term_energy_pj: tuple[Amount, ...] = ()
     term_bops: tuple[Cost, ...] = ()
     splits: tuple[Split, ...] = ()
