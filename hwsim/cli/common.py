@@ -5,6 +5,7 @@ The flags are added to the finished tree of commands, so that no verb has to rep
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from hwsim.cli import console
 from hwsim.config import read_config
 from hwsim.errors import UserError
 
+_PYTHON_TYPE = re.compile(r"list\[(\w+)\]|(?<=\w) range")
 _EXAMPLE = re.compile(r"^Example: *(.+)$", re.MULTILINE)
 
 
@@ -22,6 +24,7 @@ def equip(root: Any) -> Any:
     """Give every command of the tree the common flags, and its examples a paragraph of their own."""
     for _, command in walk(root):
         _set_examples_apart(command)
+        _name_values(command)
         own = {option for param in command.params for option in param.opts}
         extra = [param for param in _common_parameters() if not own & set(param.opts)]
         command.params += [param for param in extra if _runs(command) or param.name != "config"]
@@ -52,6 +55,20 @@ def _set_examples_apart(command: Any) -> None:
     if found:
         # \b: a paragraph that keeps its line breaks
         command.epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in found)
+
+
+def _name_values(command: Any) -> None:
+    """Say what a value is in the help as people say it: not "int range", not "list[str]", no verb that must follow."""
+    if hasattr(command, "commands") and command.invoke_without_command:
+        command.subcommand_metavar = "[COMMAND]"
+    context = typer.Context(command)
+    for param in command.params:
+        shown = _PYTHON_TYPE.sub(lambda match: match[1] or "", param.display_type(context))
+        param.display_type = partial(_shown, shown)
+
+
+def _shown(text: str, _context: Any) -> str:
+    return text
 
 
 def _common_parameters() -> list[Any]:

@@ -32,9 +32,10 @@ _NEEDED = (
     ("numba", "pip install numba"),
     ("pydantic", "pip install pydantic"),
 )
+_TVM = "in a clone of hwsim: pip install -c constraints.txt '.[tvm]'"
 _OPTIONAL = (
-    ("apache-tvm", "pip install 'hwsim[tvm]' (needed by hwsim compile)"),
-    ("apache-tvm-ffi", "pip install 'hwsim[tvm]' (needed by hwsim compile and hwsim run)"),
+    ("apache-tvm", f"{_TVM} (needed by hwsim compile)"),
+    ("apache-tvm-ffi", f"{_TVM} (needed by hwsim compile and hwsim run)"),
 )
 _TOOLS = (
     ("gcc", "a C compiler, to link compiled modules: apt-get install gcc"),
@@ -62,9 +63,9 @@ def _tvm_targets() -> Finding:
             f"target.build.{kind}", allow_missing=True) is not None]  # fmt: skip
         return Finding("TVM code generators", "ok", ", ".join(kinds))
     except ImportError:
-        return Finding("TVM code generators", "missing", "TVM is not installed", "pip install 'hwsim[tvm]'")
+        return Finding("TVM code generators", "missing", "TVM is not installed", _TVM)
     except Exception as error:  # a broken installation can fail in any way; the doctor reports it
-        return Finding("TVM code generators", "broken", str(error).splitlines()[0], "reinstall 'hwsim[tvm]'")
+        return Finding("TVM code generators", "broken", str(error).splitlines()[0], _TVM)
 
 
 def _isa() -> str:
@@ -103,12 +104,14 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
     if json:
         console.print_json([asdict(finding) for finding in findings])
     else:
+        from rich.markup import escape
         from rich.table import Table
 
         table = Table("what", "status", "detail", "how to mend", box=None, pad_edge=False)
         for finding in findings:
             colour = "green" if finding.status == "ok" else "yellow"
-            table.add_row(finding.what, f"[{colour}]{finding.status}", finding.detail, finding.mend)
+            detail, mend = escape(finding.detail), escape(finding.mend)
+            table.add_row(finding.what, f"[{colour}]{finding.status}", detail, mend)
         console.out().print(table)
     needed = {name for name, _ in _NEEDED}
     if any(finding.what in needed and finding.status != "ok" for finding in findings):

@@ -29,7 +29,7 @@ from hwsim.cli import (
     target,
 )
 from hwsim.cli import run as run_verb
-from hwsim.cli.common import equip
+from hwsim.cli.common import equip, examples
 from hwsim.errors import HwsimError
 
 app = typer.Typer(
@@ -106,6 +106,10 @@ def _usage_message(error: Any) -> str:
         near = difflib.get_close_matches(asked, known, n=2, cutoff=0.6)
         where = f"see {error.ctx.command_path} --help" if error.ctx else "see --help"
         return f"no flag {asked}; " + (f"did you mean {' or '.join(near)}?" if near else where)
+    if type(error).__name__ == "MissingParameter" and error.param and error.ctx:
+        param, known = error.param, examples(error.ctx.command)
+        name = str(param.name).upper() if param.param_type_name == "argument" else max(param.opts, key=len)
+        return f"{name} is missing" + (f"; for example: {known[0]}" if known else "")
     return str(error.format_message())
 
 

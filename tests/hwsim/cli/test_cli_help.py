@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hwsim.cli import doctor
 from hwsim.cli.common import examples, walk
 from hwsim.cli.main import command, run
 
@@ -27,6 +28,7 @@ def test_help_fits_a_narrow_terminal_and_ends_with_examples(words, capsys):
     assert all(len(line) <= 80 for line in parts[0].splitlines())
     flags = {option for param in COMMANDS[words].params for option in param.opts if option.startswith("--")}
     assert all(flag in parts[0] for flag in flags)  # no name is cut
+    assert not re.search(r"list\[|int range", text)  # values are named as people do, not as Python does
 
 
 @pytest.mark.parametrize(
@@ -58,6 +60,8 @@ def test_examples_are_command_lines_of_this_version(words, line):
         (["model", "show", "resnet19"], "did you mean resnet18"),
         (["plan", "--log-level", "loud"], "choose debug, info"),
         (["plan", "--seed", "x", "-t", "a", "-m", "b"], "--seed"),
+        (["compile", "--plan", "plan.json"], "--output-dir is missing; for example: hwsim compile --plan"),
+        (["report"], "PLANS is missing; for example: hwsim report out/"),
     ],
 )
 def test_near_misses_are_answered_in_one_line(arguments, says, capsys):
@@ -151,3 +155,9 @@ def test_quiet_silences_notes_and_bars_but_not_results(tmp_path):
     assert "this plan" in seen
     seen = on_terminal(*arguments, CI="")
     assert "loading the model" in seen
+
+
+def test_the_doctor_says_how_to_install_the_compiler(capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "examine", lambda: [doctor._package("no-such-package", doctor._TVM)])
+    assert run(["doctor"]) == 0
+    assert "pip install -c constraints.txt '.[tvm]'" in " ".join(capsys.readouterr().out.split())
