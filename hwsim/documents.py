@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from hwsim.errors import UserError
-from hwsim.files import existing_file
+from hwsim.files import existing_file, plan_file
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
@@ -26,10 +26,10 @@ def read_document(kind: "type[Document]", path: Path, flag: str) -> "Document":
 
 
 def read_plan(path: Path, flag: str = "--plan") -> "Plan":
-    """A plan.json that hwsim plan or solve wrote."""
+    """A plan.json that hwsim plan or solve wrote; its directory stands for it."""
     from planner.plan import Plan
 
-    return read_document(Plan, path, flag)
+    return read_document(Plan, plan_file(path, flag), flag)
 
 
 def first_mistake(error: "ValidationError") -> str:

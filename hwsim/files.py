@@ -35,6 +35,19 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+def existing_data(spec: str, flag: str) -> None:
+    """Check before anything is loaded that samples are there: a file, a folder, or the file of ``FILE.py:FUNCTION``."""
+    name = spec.partition(".py:")[0] + ".py" if ".py:" in spec else spec
+    if not Path(name).exists():
+        raise UserError(f"{flag} {spec}: no such file or folder")
+
+
+def plan_file(path: Path, flag: str) -> Path:
+    """The plan that the user named by itself or by the directory it was written to."""
+    inside = path / "plan.json"
+    return existing_file(inside if inside.is_file() else path, flag)
+
+
 def existing_file(path: Path, flag: str) -> Path:
     """``path`` if it is a readable file; else a one-line mistake that names the flag."""
     if path.is_dir():

@@ -1,5 +1,6 @@
 """Code of the user's own, named ``FILE.py:FUNCTION``: where models and data may come from."""
 
+import difflib
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -20,7 +21,10 @@ def user_function(path: Path, name: str, where: str) -> Callable[..., Any]:
         raise UserError(f"{where}: {type(error).__name__}: {first_line(error)}") from error
     function = getattr(module, name, None)
     if not callable(function):
-        raise UserError(f"{where}: {path} has no function {name!r}")
+        own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        near = difflib.get_close_matches(name, own, n=1)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"{where}: {path} has no function {name!r}{meant}")
     return function
 
 

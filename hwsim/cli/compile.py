@@ -46,7 +46,7 @@ def compile_(
         output_dir=output_dir,
         isa=isa,
         threads=threads,
-        plan=None if plan is None else console.existing_file(plan, "--plan"),
+        plan=None if plan is None else console.plan_file(plan, "--plan"),
         scheme=scheme,
         quantized=quantized,
         model=model,

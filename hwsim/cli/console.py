@@ -15,6 +15,7 @@ import typer
 
 from hwsim.errors import UserError
 from hwsim.files import existing_file as existing_file
+from hwsim.files import plan_file as plan_file
 
 if TYPE_CHECKING:
     from rich.console import Console

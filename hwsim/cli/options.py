@@ -8,7 +8,9 @@ import typer
 from hwsim.cli import complete
 
 OutputDir = Annotated[Path, typer.Option("--output-dir", "-o", help="Directory to write.")]
-PlanFile = Annotated[Path | None, typer.Option("--plan", help="A plan.json that hwsim plan wrote.")]
+PlanFile = Annotated[
+    Path | None, typer.Option("--plan", help="A plan.json that hwsim plan wrote, or its directory.")
+]
 SchemeName = Annotated[
     str | None,
     typer.Option("--scheme", help="Instead of a plan: one scheme for all layers, for example w4a8.o2.g50."),

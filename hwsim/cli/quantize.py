@@ -49,7 +49,7 @@ def quantize(
         result = run_quantize(
             QuantizeRequest(
                 output_dir=output_dir,
-                plan=None if plan is None else console.existing_file(plan, "--plan"),
+                plan=None if plan is None else console.plan_file(plan, "--plan"),
                 scheme=scheme,
                 model=model,
                 weights=None if weights is None else console.existing_file(weights, "--weights"),

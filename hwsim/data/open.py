@@ -4,6 +4,7 @@ from pathlib import Path
 
 from hwsim.data.dataset import Dataset, InputForm
 from hwsim.errors import UserError
+from hwsim.files import existing_data
 
 TEXT_SUFFIXES = {".txt", ".text", ".md"}
 
@@ -26,8 +27,7 @@ def open_data(
         from hwsim.data.callback import open_callback
 
         return open_callback(spec, form, limit)
-    if not path.exists():
-        raise UserError(f"data {spec}: no such file or folder")
+    existing_data(spec, "data")
     if path.is_dir() or path.suffix == ".zip":
         from hwsim.data.images import open_images
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hwsim.data.dataset import DataRecord, Dataset, InputForm, sha256_of_file
 from hwsim.data.open import open_data
 from hwsim.errors import UserError
+from hwsim.files import existing_data
 from hwsim.stages.quantize import SOURCE, SourceRecord
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Evaluation:
 
 def run_evaluate(request: EvaluateRequest, progress: Progress | None = None) -> Evaluation:
     """Measure a quantized directory or a float model."""
+    existing_data(request.data, "--data")
     directory = Path(request.subject)
     if (directory / SOURCE).is_file():
         return _evaluate_quantized(request, directory, progress)

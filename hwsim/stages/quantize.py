@@ -124,6 +124,9 @@ def run_quantize(request: QuantizeRequest, watch: Watch | None = None) -> Quanti
     if (request.plan is None) == (request.scheme is None):
         raise UserError("hwsim quantize: give either --plan plan.json or --scheme, for example --scheme w8a8")
     plan = None if request.plan is None else read_plan(request.plan)
+    scheme = None if request.scheme is None else Scheme.parse(request.scheme)
+    if request.calibration_data is not None:
+        files.existing_data(request.calibration_data, "--calibration-data")
     spec = request.model or (plan.model if plan else None)
     if spec is None:
         raise UserError("hwsim quantize: --scheme needs --model")
@@ -131,11 +134,11 @@ def run_quantize(request: QuantizeRequest, watch: Watch | None = None) -> Quanti
     model = load_model(
         spec, weights=request.weights, seed=request.seed, batch=batch, sequence=request.sequence
     )
-    if plan is None:
-        assert request.scheme is not None
-        assignment, holds = uniform_assignment(model.graph, Scheme.parse(request.scheme)), None
-    else:
+    if plan is not None:
         assignment, holds = plan_assignment(plan, model)
+    else:
+        assert scheme is not None
+        assignment, holds = uniform_assignment(model.graph, scheme), None
     samples = _samples(request, model, batch)
     made = _quantize(request, model, assignment, samples, watch)
     quantized = with_ensemble(made.model, holds)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Unpack
 
 from hwsim.errors import UserError
+from hwsim.files import existing_data
 from hwsim.model.sources import parse_source
 from hwsim.stages.search import Search, SearchFlags, read_search
 
@@ -101,6 +102,8 @@ def plan_request(
         raise UserError(f"--max-error: {search.limits.error} must be greater than 0")
     if measured and calibration_data is None:
         raise UserError("--measured needs samples: name them with --calibration-data")
+    if calibration_data is not None:
+        existing_data(calibration_data, "--calibration-data")
     return PlanRequest(
         target=target,
         model=model,

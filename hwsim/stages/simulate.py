@@ -49,7 +49,7 @@ def network(
 
     if plan is None:
         return layer_graph(model or "", batch=batch, sequence=sequence)
-    beside = files.existing_file(plan, "--plan").with_name("graph.json")
+    beside = files.plan_file(plan, "--plan").with_name("graph.json")
     if beside.is_file():
         return LayerGraph.from_json(beside.read_text(encoding="utf-8"))
     return layer_graph(read_plan(plan).model, batch=batch, sequence=sequence)

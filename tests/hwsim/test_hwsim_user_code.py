@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from hwsim.user_code import run_file
+from hwsim.errors import UserError
+from hwsim.user_code import run_file, user_function
 
 
 def test_imports_what_lies_beside_it(tmp_path, monkeypatch):
@@ -25,3 +26,10 @@ def test_an_error_in_the_file_comes_through(tmp_path):
     (tmp_path / "mine.py").write_text("1 / 0\n")
     with pytest.raises(ZeroDivisionError):
         run_file(tmp_path / "mine.py")
+
+
+def test_a_slip_in_the_functions_name_is_answered(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "mine.py").write_text("def make(): pass\n")
+    with pytest.raises(UserError, match="no function 'mak'; did you mean 'make'"):
+        user_function(tmp_path / "mine.py", "mak", "--model")
