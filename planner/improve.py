@@ -106,7 +106,8 @@ def _best_pair(
         return None
     gain = np.append(cost[moves], 0.0)  # the last one is no move at all
     both = gain[:, None] + gain[None, :]
-    possible = np.pad(apart, (0, 1), constant_values=True)
+    possible = np.ones(both.shape, dtype=bool)
+    possible[:-1, :-1] = apart
     for use, left in zip(uses, room, strict=True):
         own = np.append(use[moves], 0.0)
         possible &= own[:, None] + own[None, :] <= left

@@ -61,7 +61,8 @@ def best_bound(relaxation: Relaxation) -> Bound:
     plans = [inside.chosen for inside in ascent.inside]
     if ascent.outside is not None:
         plans += [mix for plan in plans for mix in mixed(relaxation, plan, ascent.outside.chosen)]
-    plans = [improved(relaxation, plan, point.multipliers) for plan in plans]
+    unlike = {plan.tobytes(): plan for plan in plans}.values()
+    plans = [improved(relaxation, plan, point.multipliers) for plan in unlike]
     best = min(plans, key=relaxation.objective, default=None)
     return Bound(point.value, with_entry, prices, None if best is None else relaxation.entries_of(best))
 
