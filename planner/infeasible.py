@@ -33,6 +33,7 @@ class Demand:
     kind: Kind
     name: str
     text: str
+    limit: float | None = None
 
 
 def demands_of(exact: ExactTables, request: Request) -> list[Demand]:
@@ -43,10 +44,10 @@ def demands_of(exact: ExactTables, request: Request) -> list[Demand]:
             name = limit.name.removeprefix("memory:")
             memory = next(m for m in exact.tables.memories if m.name == name)
             text = f"{' and '.join(memory.holds)} must fit the {memory.bytes} bytes of {name}"
-            found.append(Demand("memory", limit.name, text))
+            found.append(Demand("memory", limit.name, text, limit.shown))
         else:
             word, unit = _WORDS[limit.name]
-            found.append(Demand("limit", limit.name, f"{word} at most {limit.shown:g}{unit}"))
+            found.append(Demand("limit", limit.name, f"{word} at most {limit.shown:g}{unit}", limit.shown))
     found += [Demand("pin", pin, f"layers pinned by {pin!r}") for pin in request.pins]
     found += [Demand("forbid", forbid, f"options ruled out by {forbid!r}") for forbid in request.forbids]
     for group in exact.tables.agreements:
@@ -79,8 +80,35 @@ def explain_infeasible(exact: ExactTables, request: Request, control: Control) -
     """The report of an infeasible request; ``minimal`` is false if the time was up before the filter ended."""
     control.phase = "conflict"
     demands = demands_of(exact, request)
-    conflict = list(demands)
-    minimal = True
+    conflict, minimal = _smallest_conflict(exact, request, demands, control)
+    relaxations = [
+        _relaxation(exact, request, [other for other in demands if other is not demand], demand, control)
+        for demand in demands
+    ]
+    found = [relaxation for relaxation in relaxations if relaxation is not None]
+    further: list[Demand] = []
+    needed: list[Relaxation | None] = []
+    if not found and minimal:
+        further = _further_conflicts(exact, request, demands, conflict, control)
+        rest = [demand for demand in demands if demand not in (*conflict, *further)]
+        limits = [demand for demand in (*conflict, *further) if demand.kind in ("limit", "memory")]
+        needed = [_relaxation(exact, request, rest, demand, control) for demand in limits]
+    parts = "; ".join(demand.text for demand in conflict) or "the tables alone"
+    return InfeasibleReport(
+        headline=_headline(parts, found, control.stopped is not None),
+        conflict=_documents(conflict),
+        further=_documents(further),
+        minimal=minimal,
+        relaxations=tuple(found),
+        needed=tuple(one for one in needed if one is not None),
+    )
+
+
+def _smallest_conflict(
+    exact: ExactTables, request: Request, demands: Sequence[Demand], control: Control
+) -> tuple[list[Demand], bool]:
+    """Demands that contradict each other, none too many; whether that is certain."""
+    conflict, minimal = list(demands), True
     for demand in reversed(demands):  # structure first, so that what stays is what the user can change
         rest = [other for other in conflict if other is not demand]
         status = feasible(question_under(exact, request, rest), control)
@@ -88,15 +116,26 @@ def explain_infeasible(exact: ExactTables, request: Request, control: Control) -
             conflict = rest
         elif status is None:
             minimal = False
-    relaxations = [_relaxation(exact, request, demands, demand, control) for demand in demands]
-    found = [relaxation for relaxation in relaxations if relaxation is not None]
-    parts = "; ".join(demand.text for demand in conflict) or "the tables alone"
-    return InfeasibleReport(
-        headline=_headline(parts, found, control.stopped is not None),
-        conflict=tuple(Conflict(kind=d.kind, name=d.name, text=d.text) for d in conflict),
-        minimal=minimal,
-        relaxations=tuple(found),
-    )
+    return conflict, minimal
+
+
+def _further_conflicts(
+    exact: ExactTables, request: Request, demands: Sequence[Demand], first: list[Demand], control: Control
+) -> list[Demand]:
+    """The members of conflicts that share nothing with the first one, nor with each other."""
+    further: list[Demand] = []
+    rest = [demand for demand in demands if demand not in first]
+    while rest and feasible(question_under(exact, request, rest), control) is False:
+        conflict, minimal = _smallest_conflict(exact, request, rest, control)
+        if not minimal or not conflict:
+            break
+        further += conflict
+        rest = [demand for demand in rest if demand not in conflict]
+    return further
+
+
+def _documents(demands: Sequence[Demand]) -> tuple[Conflict, ...]:
+    return tuple(Conflict(kind=d.kind, name=d.name, text=d.text, limit=d.limit) for d in demands)
 
 
 def feasible(question: Question, control: Control) -> bool | None:
@@ -108,11 +147,11 @@ def feasible(question: Question, control: Control) -> bool | None:
 
 
 def _relaxation(
-    exact: ExactTables, request: Request, demands: Sequence[Demand], demand: Demand, control: Control
+    exact: ExactTables, request: Request, rest: Sequence[Demand], demand: Demand, control: Control
 ) -> Relaxation | None:
+    """What giving way in one demand takes while those in ``rest`` hold; None if that is not enough."""
     if demand.kind == "agreement":
         return None
-    rest = [other for other in demands if other is not demand]
     question = question_under(exact, request, rest)
     if demand.kind in ("pin", "forbid"):
         possible = feasible(question, control)

@@ -13,10 +13,14 @@ class Conflict(Document):
     kind: Kind
     name: str
     text: str
+    limit: float | None = None
 
 
 class Relaxation(Document):
-    """The smallest value of one limit that makes the request feasible while all else stays."""
+    """The smallest value of one limit that makes the request feasible while all else stays.
+
+    Where no single change is enough: the smallest while every demand of every conflict is given up.
+    """
 
     name: str
     limit: float
@@ -31,5 +35,9 @@ class InfeasibleReport(Document):
     schema_version: Literal[1] = 1
     headline: str
     conflict: tuple[Conflict, ...]
+    further: tuple[Conflict, ...] = ()
+    """Members of other conflicts, which stay when the first one is given up."""
     minimal: bool
     relaxations: tuple[Relaxation, ...]
+    needed: tuple[Relaxation, ...] = ()
+    """What the limits in conflict need at least, where no single change is enough."""

@@ -11,6 +11,7 @@ A quantity is the largest of its rows: latency in an ensemble has one row per ne
 per step; all others have one row.
 """
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
@@ -291,16 +292,21 @@ def boundary_key(option: LayerOption) -> Hashable:
 def live_steps(tables: Tables) -> list[tuple[tuple[int, ...], int]]:
     """Layers live together and fixed bytes of each step, without steps that another one covers.
 
-    Tables without live sets mean that every layer's activation is live alone.
+    A layer stands as often as there are tensors of its width and size. Tables without live sets mean that every
+    layer's activation is live alone.
     """
     position = {layer.name: index for index, layer in enumerate(tables.layers)}
     if not tables.live_sets:
         return [((index,), 0) for index in position.values()]
-    steps = [(frozenset(position[name] for name in s.layers), s.fixed_bytes) for s in tables.live_sets]
-    unique = list(dict.fromkeys(steps))
-    kept = [
-        (layers, fixed)
-        for layers, fixed in unique
-        if not any(other != (layers, fixed) and layers <= other[0] and fixed <= other[1] for other in unique)
+    steps = [
+        (tuple(sorted(position[name] for name in live.layers)), live.fixed_bytes) for live in tables.live_sets
     ]
-    return [(tuple(sorted(layers)), fixed) for layers, fixed in kept]
+    unique = [(Counter(layers), layers, fixed) for layers, fixed in dict.fromkeys(steps)]
+    return [
+        (layers, fixed)
+        for count, layers, fixed in unique
+        if not any(
+            (other, most) != (layers, fixed) and count <= more and fixed <= most
+            for more, other, most in unique
+        )
+    ]

@@ -119,7 +119,10 @@ class Agreement(Document):
 
 
 class LiveSet(Document):
-    """One step of the schedule: whose activations are live, and the bytes that no option changes."""
+    """One step of the schedule: whose activations are live, and the bytes that no option changes.
+
+    A layer stands once for every live tensor that has its width and size.
+    """
 
     step: str
     layers: tuple[str, ...]
@@ -171,13 +174,13 @@ class Tables(Document):
         known = set(names)
         if len(known) != len(names):
             raise ValueError("two layers have the same name; every layer needs its own")
-        used = [(f"boundary {b.source}->{b.target}", (b.source, b.target)) for b in self.boundaries]
-        used += [(f"agreement {group.name}", group.layers) for group in self.agreements]
-        used += [(f"live set {live.step}", live.layers) for live in self.live_sets]
-        for where, layers in used:
+        links = [(f"boundary {b.source}->{b.target}", (b.source, b.target)) for b in self.boundaries]
+        links += [(f"agreement {group.name}", group.layers) for group in self.agreements]
+        for where, layers in [*links, *((f"live set {live.step}", live.layers) for live in self.live_sets)]:
             unknown = [name for name in layers if name not in known]
             if unknown:
                 raise ValueError(f"{where}: layer {unknown[0]!r} has no table")
+        for where, layers in links:
             if len(set(layers)) != len(layers):
                 raise ValueError(f"{where}: a layer is listed twice")
         for ensemble in self.ensembles:

@@ -1,8 +1,8 @@
 """Which activations are alive at each step, as the planner needs it: by the product that wrote them.
 
 The width of an activation is the choice of the product that made it; vector work behind a product (a norm, an
-activation, a residual addition) hands its width on. Tensors that no product stands behind count one byte an
-element.
+activation, a residual addition) hands its width on: the product then stands once for each of the two tensors.
+Tensors that no product stands behind, or that are smaller or larger than its own, count one byte an element.
 """
 
 from typing import TYPE_CHECKING
@@ -47,7 +47,7 @@ def _live_set(
     fixed = 0
     for name in sorted(tensors):
         product = maker[name]
-        if product is not None and product not in products and elements[product] == elements[name]:
+        if product is not None and elements[product] == elements[name]:
             products.append(product)
         else:
             fixed += elements[name]

@@ -98,7 +98,7 @@ def random_tables(seed, layers=None, options=4, ensembles=None):
     live_sets = [
         LiveSet(
             step=f"s{i}",
-            layers=tuple(rng.sample(names, rng.randint(1, count))),
+            layers=tuple(rng.choices(names, k=rng.randint(1, count))),
             fixed_bytes=rng.randint(0, 9),
         )
         for i in range(rng.randint(0, 3))
