@@ -6,8 +6,13 @@ inputs, are put back as ``get_attr`` nodes under the names they have in the mode
 """
 
 import contextlib
+import io
+import logging
 import operator
+import sysconfig
+import traceback
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,13 +42,38 @@ def export_program(
     """Trace a module in eval mode with fixed shapes."""
     module.eval()
     try:
-        with _plain_kernels():
+        with _plain_kernels(), _without_dump():
             return torch.export.export(module, args, kwargs or {}, strict=False)
     except Exception as error:
         raise UserError(
-            f"{name}: torch.export cannot trace this model ({first_line(error)}); "
+            f"{name}: torch.export cannot trace this model{_traced_line(error)} ({first_line(error)}); "
             "make its forward free of branches on tensor values, or check the example inputs"
         ) from error
+
+
+@contextlib.contextmanager
+def _without_dump() -> Generator[None]:
+    """Keep back the listing of the graph so far that torch prints when it fails; the error says what is wrong."""
+    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        log.setLevel(before)
+
+
+def _traced_line(error: Exception) -> str:
+    """Where the model's own code stood: the last line of the traceback that is neither torch's nor a library's."""
+    home = Path(torch.__file__).parent
+    libraries = (home, home.with_name("sympy"), Path(sysconfig.get_path("stdlib")), Path(__file__).parent)
+    own = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not any(folder in Path(frame.filename).parents for folder in libraries)
+    ]
+    return f" at {own[-1].filename}:{own[-1].lineno}, {own[-1].line!r}" if own else ""
 
 
 def graph_module(program: ExportedProgram) -> fx.GraphModule:
