@@ -127,6 +127,8 @@ def _print_frontier(plans: "tuple[Plan, ...]") -> None:
 def _print_plan(plan: "Plan") -> None:
     from rich.table import Table
 
+    from hwsim.stages.infeasible import quantity_text
+
     out = console.out()
     totals, proof = plan.totals, plan.proof[0]
     proven = (
@@ -134,16 +136,20 @@ def _print_plan(plan: "Plan") -> None:
     )
     out.print(
         f"{plan.model or 'plan'} on {plan.target or 'tables'}: {format_quantity(totals.latency, 'time')}, "
-        f"error {totals.error:.4g}, {format_quantity(totals.weight_bytes, 'bytes')} weights; {proven}; "
-        f"{plan.options_before} options, {plan.options_after} undominated, {plan.options_solver} in the solver"
+        f"error {totals.error:.4g} nats, {format_quantity(totals.weight_bytes, 'bytes')} weights; {proven}; "
+        f"{plan.options_before} options, {plan.options_after} undominated, {plan.options_solver} in the solver",
+        soft_wrap=True,
     )
     if plan.ensemble is not None:
         out.print(f"ensemble of {plan.ensemble.predictors} expanded networks on {plan.ensemble.units} units")
+    first = plan.request.objective[0]
     for use in plan.limits:
         price = use.gain_of_one_percent
-        buys = f"; 1 % more gains {price:.3g}" if price else ""
+        buys = f"; 1 % more lowers the {first} by {quantity_text(first, price, 3)}" if price else ""
         binds = {True: "binds", False: "does not bind", None: "not examined"}[use.binding]
-        out.print(f"limit {use.name}: {use.used:.6g} of {use.limit:.6g}, {binds}{buys}")
+        used, limit = (quantity_text(use.name, value) for value in (use.used, use.limit))
+        name = use.name.replace(":", " ").replace("_", " ")
+        out.print(f"limit {name}: {used} of {limit}, {binds}{buys}")
     table = Table("layer", "scheme", "engine", "way", "cycles", "error", "runner-up", "its change", box=None)
     for layer in plan.layers:
         other = layer.runner_up

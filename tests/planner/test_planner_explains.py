@@ -220,3 +220,18 @@ def test_contradicting_pins_are_named():
     with pytest.raises(Infeasible) as caught:
         solve(tables, Request(pins=(f"{name}=w16*",)))
     assert [(c.kind, c.name) for c in caught.value.report.conflict] == [("pin", f"{name}=w16*")]
+
+
+def test_where_no_single_change_is_enough_all_conflicts_are_named():
+    tables, limits = plain_tables(), Limits(latency=1e-12, energy=1e-9, weight_memory=10**12)
+    with pytest.raises(Infeasible) as caught:
+        solve(tables, Request(limits=limits))
+    report = caught.value.report
+    assert not report.relaxations and len(report.conflict) == len(report.further) == 1
+    assert {report.conflict[0].name, report.further[0].name} == {"latency", "energy"}
+    plans = list(all_plans(tables, Request()))
+    least = {one.name: one.needed for one in report.needed}
+    assert least["energy"] == pytest.approx(float(min(v["energy"] for v in plans)))
+    assert least["latency"] == pytest.approx(
+        float(min(v["latency"] for v in plans) / as_fraction(tables.clock_hz))
+    )

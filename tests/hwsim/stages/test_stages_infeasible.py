@@ -11,7 +11,7 @@ from planner.report import Conflict, InfeasibleReport, Relaxation
 
 def report(name: str, limit: float, needed: float) -> InfeasibleReport:
     return InfeasibleReport(
-        headline="raw", conflict=(Conflict(kind="limit", name=name, text="raw"),), minimal=True,
+        headline="raw", conflict=(Conflict(kind="limit", name=name, text="raw", limit=limit),), minimal=True,
         relaxations=(Relaxation(name=name, limit=limit, needed=needed, text="raw"),),
     )  # fmt: skip
 
@@ -33,7 +33,12 @@ def report(name: str, limit: float, needed: float) -> InfeasibleReport:
             "weight memory at most 1 MiB. Feasible with weight memory 3.002 MiB",
         ),
         ("memory:sram", 2048, 4096, "sram at most 2 KiB. Feasible with sram 4.002 KiB"),
-        ("error", 1e-4, 5e-4, "predicted error at most 0.0001. Feasible with predicted error 0.0005002"),
+        (
+            "error",
+            1e-4,
+            5e-4,
+            "predicted error at most 0.0001 nats. Feasible with predicted error 0.0005002 nats",
+        ),
     ],
 )
 def test_figures_have_units(name, limit, needed, says):
@@ -51,9 +56,24 @@ def test_pins_stay_in_the_planners_words():
         headline="raw", conflict=(Conflict(kind="pin", name="head=w8a8", text="pin head=w8a8"),), minimal=True,
         relaxations=(Relaxation(name="head=w8a8", limit=0.0, text="without pin head=w8a8 a plan exists"),),
     )  # fmt: skip
-    assert (
-        infeasible_text(pinned)
-        == "infeasible: pin head=w8a8. Feasible with without pin head=w8a8 a plan exists"
-    )
+    assert infeasible_text(pinned) == "infeasible: pin head=w8a8. Feasible without pin head=w8a8"
     bare = pinned.model_copy(update={"relaxations": ()})
     assert infeasible_text(bare) == "raw"
+
+
+def test_all_conflicts_are_named_where_no_single_change_is_enough():
+    one = report("latency", 0.4, 1.5)
+    several = one.model_copy(
+        update={
+            "further": (Conflict(kind="memory", name="memory:sram", text="raw", limit=2**20),),
+            "relaxations": (),
+            "needed": (
+                *one.relaxations,
+                Relaxation(name="memory:sram", limit=2**20, needed=2**21, text="raw"),
+            ),
+        }
+    )
+    assert infeasible_text(several) == (
+        "infeasible: latency at most 400 ms; and also: sram at most 1 MiB. "
+        "No single change is enough; at least are needed: latency 1.501 s, sram 2.001 MiB"
+    )
