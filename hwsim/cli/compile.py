@@ -76,7 +76,7 @@ def _print(directory: Path, manifest: dict[str, Any]) -> None:
     typer.echo(f"  {_units_line(manifest['units'])}")
     typer.echo(f"  {100 * integer['integer_share']:.2f} % of multiply-accumulates in integer")
     for layer in integer["float_layers"]:
-        typer.echo(f"  in float: {layer}")
+        typer.echo(f"  in float: layer {layer}")
     for remark in manifest["remarks"]:
         typer.echo(f"  note: {remark}")
 

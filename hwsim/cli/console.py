@@ -66,18 +66,22 @@ def shows_progress() -> bool:
     return sys.stderr.isatty() and not SETTINGS.quiet and not os.environ.get("CI")
 
 
-def out() -> "Console":
-    """The console for results; its width does not cut tables when the output is a file."""
+def out(*, markup: bool = False) -> "Console":
+    """The console for results; its width does not cut tables when the output is a file.
+
+    Without markup what stands in brackets is printed as it is: `net.py:make[depth=2]` is a model's name.
+    """
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 140, highlight=False, soft_wrap=False)
+    width = None if sys.stdout.isatty() else 140
+    return Console(width=width, highlight=False, soft_wrap=False, markup=markup)
 
 
 def log() -> "Console":
     """The console for progress and remarks."""
     from rich.console import Console
 
-    return Console(stderr=True, quiet=SETTINGS.quiet, highlight=False)
+    return Console(stderr=True, quiet=SETTINGS.quiet, highlight=False, markup=False)
 
 
 def flags(context: typer.Context) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
             colour = "green" if finding.status == "ok" else "yellow"
             detail, mend = escape(finding.detail), escape(finding.mend)
             table.add_row(finding.what, f"[{colour}]{finding.status}", detail, mend)
-        console.out().print(table)
+        console.out(markup=True).print(table)
     needed = {name for name, _ in _NEEDED}
     if any(finding.what in needed and finding.status != "ok" for finding in findings):
         raise typer.Exit(1)

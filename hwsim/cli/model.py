@@ -113,7 +113,8 @@ def _origin(loaded: "LoadedModel") -> dict[str, Any]:
 def _print(loaded: "LoadedModel", layers: "tuple[Layer, ...]") -> None:
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, title=f"{loaded.spec} = {loaded.resolved}", title_justify="left")
+    names = dict.fromkeys((loaded.spec, loaded.resolved))
+    table = Table(box=None, pad_edge=False, title=" = ".join(names), title_justify="left")
     table.add_column("layer", no_wrap=True)
     table.add_column("kind", no_wrap=True)
     table.add_column("inputs", no_wrap=True)

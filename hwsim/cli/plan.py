@@ -149,7 +149,7 @@ def _run(request: PlanRequest, flags: dict[str, Any], json: bool) -> None:
     else:
         from hwsim.report.terminal import print_report
 
-        print_report(result.report, console.out(), result.files)
+        print_report(result.report, console.out(markup=True), result.files)
     if result.interrupted:
         raise typer.Exit(130)
     if request.strict:

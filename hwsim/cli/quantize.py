@@ -10,6 +10,7 @@ from hwsim.cli import console, options
 from hwsim.cli.progress import stage_progress
 from hwsim.errors import UserError
 from hwsim.stages.quantize import QuantizeRequest, QuantizeResult, run_quantize
+from hwsim.units import format_quantity
 
 
 def quantize(
@@ -98,6 +99,8 @@ def print_summary(document: dict[str, Any]) -> None:
     out.print(f"{document['model']}: {document['layers']} layers quantized → {document['directory']}")
     for scheme, count in document["schemes"].items():
         out.print(f"  {scheme}: {count}")
-    out.print(f"  {document['weights_bytes'] / 2**20:.2f} MiB, activation ranges: {document['range_source']}")
+    out.print(
+        f"  {format_quantity(document['weights_bytes'], 'bytes')}, activation ranges: {document['range_source']}"
+    )
     for remark in document["remarks"]:
         out.print(f"  note: {remark}")

@@ -61,9 +61,9 @@ def _print_report(found: "ReportResult", json: bool, full: bool) -> None:
         return
     from hwsim.report.terminal import print_details, print_report
 
-    print_report(report, console.out(), list(found.files))
+    print_report(report, console.out(markup=True), list(found.files))
     if full:
-        print_details(report, console.out())
+        print_details(report, console.out(markup=True))
 
 
 def _print_comparison(found: "ReportResult", json: bool) -> None:
@@ -78,7 +78,7 @@ def _print_comparison(found: "ReportResult", json: bool) -> None:
 
     from hwsim.report.terminal import print_table
 
-    out = console.out()
+    out = console.out(markup=True)
     kept = table(compared)
     print_table(kept.picked([c.title for c in kept.columns if c.title not in ("model", "target")]), out)
     for line in verdict(compared):
