@@ -2,10 +2,10 @@
 
 For every layer the divergence of the output is measured with only its activations on each offered width, and
 with only its weights on the coarsest, the middle and the finest width; the network runs in float otherwise.
-Activation errors are replaced by what was measured. The error of a weight option, which the Fisher information
-ranks well within one layer, is multiplied by what measurement said of the options nearest to it: the factor is
-interpolated over the logarithm of the estimate. The cost is about half a forward pass for each layer, width and
-sample.
+Activation errors move towards what was measured, the further the more samples there are. The error of a weight
+option, which the Fisher information ranks well within one layer, is multiplied by what measurement said of the
+options nearest to it: the factor is interpolated over the logarithm of the estimate. The cost is about half a
+forward pass for each layer, width and sample.
 
 Weights are measured with and without Bias Compensation (``+bc``), which costs nothing at run time: so the
 planner may buy a bias before it buys a term, layer by layer.
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from quant.measured import Trial
 
 LEAST = 1e-9  # nats: below this a measured divergence is rounding noise of float32
+PRIOR = (
+    8.0  # samples that the estimate is worth: on few samples the mean of a divergence hangs on one of them
+)
 
 
 def measure_errors(
@@ -38,10 +41,12 @@ def measure_errors(
     batches: "Sequence[tuple[Tensor, ...]]",
     *,
     compensation: bool = True,
+    prior: float = PRIOR,
 ) -> ErrorProfile:
     """The profile with activation errors as measured and weight errors scaled to what was measured.
 
-    With ``compensation`` it also holds every weight option with a corrected bias.
+    With ``compensation`` it also holds every weight option with a corrected bias. Measurement and estimate meet at
+    their geometric mean, weighted by the samples measured and by ``prior``.
     """
     from quant.measured import measure_alone
 
@@ -56,8 +61,12 @@ def measure_errors(
         return [trial for trial in found if compensation or not trial.centred]
 
     results = measure_alone(model.module, batches, trials)
-    corrected = {name: _corrected(errors, results.get(name, {})) for name, errors in profile.layers.items()}
     samples = sum(len(batch[0]) for batch in batches)
+    trust = samples / (samples + prior)
+    corrected = {
+        name: _corrected(errors, _trusted(errors, results.get(name, {}), trust))
+        for name, errors in profile.layers.items()
+    }
     basis = f"{profile.basis}; each layer alone measured on {samples} of the samples"
     return replace(profile, layers=corrected, basis=basis)
 
@@ -106,6 +115,26 @@ def _trials(
         expanded = expand(weight, scheme).weight()
         found += [Trial(scheme, expanded), Trial(compensated(scheme), expanded, centred=True)]
     return found
+
+
+def _trusted(
+    errors: LayerErrors, measured: "Mapping[Hashable, float]", trust: float
+) -> dict[Hashable, float]:
+    """Measured divergences drawn towards the estimates; what a compensation leaves of one keeps its ratio."""
+
+    def meet(found: float, estimate: float) -> float:
+        return max(found, LEAST) ** trust * max(estimate, LEAST) ** (1 - trust)
+
+    trusted: dict[Hashable, float] = {
+        bits: meet(measured[bits], loss) for bits, loss in errors.activations.items() if bits in measured
+    }
+    for scheme, error in errors.weights.items():
+        if scheme in measured:
+            trusted[scheme] = meet(measured[scheme], error.loss)
+            ratio = measured.get(compensated(scheme), 0.0) / max(measured[scheme], LEAST)
+            if compensated(scheme) in measured:
+                trusted[compensated(scheme)] = ratio * trusted[scheme]
+    return trusted
 
 
 def _corrected(errors: LayerErrors, measured: "Mapping[Hashable, float]") -> LayerErrors:

@@ -9,7 +9,7 @@ import torch
 from hwsim.cli.main import run
 from hwsim.model.load import load_model
 from hwsim.stages.error_profile import profile_errors
-from hwsim.stages.measured_errors import anchors, compensated, measure_errors
+from hwsim.stages.measured_errors import LEAST, anchors, compensated, measure_errors
 from quant.expansion import expand
 from quant.measured import divergence
 from quant.observe import observe_ranges
@@ -33,7 +33,7 @@ def made(pytestconfig):
         for layer in model.graph.products()
     ]
     profile = profile_errors(model, offered, batches, data="test", seed=0)
-    return model, batches, profile, measure_errors(model, profile, batches)
+    return model, batches, profile, measure_errors(model, profile, batches, prior=0)
 
 
 def mean_divergence(floats, outputs):
@@ -97,6 +97,27 @@ def test_options_between_anchors_keep_their_order(made):
             for scheme in anchors(errors)
         ]
         assert all(min(known) * 0.999 <= factor <= max(known) * 1.001 for factor in factors)
+
+
+def test_few_samples_move_an_estimate_only_part_of_the_way(made):
+    model, batches, profile, measured = made
+    some = measure_errors(model, profile, batches, prior=12)  # 4 samples: a quarter of the way
+
+    def between(found, own):
+        return max(found, LEAST) ** 0.25 * max(own, LEAST) ** 0.75
+
+    for name, errors in profile.layers.items():
+        for scheme in anchors(errors):
+            own, found = errors.weights[scheme].loss, measured.layers[name].weights[scheme].loss
+            assert some.layers[name].weights[scheme].loss == pytest.approx(between(found, own), rel=1e-6)
+            if compensated(scheme) in measured.layers[name].weights:
+                gains = [form.layers[name].weights[compensated(scheme)].loss / form.layers[name].weights[scheme].loss
+                         for form in (some, measured)]  # fmt: skip
+                assert gains[0] == pytest.approx(gains[1], rel=1e-6)
+        for bits, own in errors.activations.items():
+            if bits is not None:
+                found = measured.layers[name].activations[bits]
+                assert some.layers[name].activations[bits] == pytest.approx(between(found, own), rel=1e-6)
 
 
 def test_float_stays_free_and_the_basis_says_what_was_measured(made):
