@@ -109,7 +109,9 @@ def test_few_samples_move_an_estimate_only_part_of_the_way(made):
     for name, errors in profile.layers.items():
         for scheme in anchors(errors):
             own, found = errors.weights[scheme].loss, measured.layers[name].weights[scheme].loss
-            assert some.layers[name].weights[scheme].loss == pytest.approx(between(found, own), rel=1e-6)
+            assert some.layers[name].weights[scheme].loss == pytest.approx(
+                between(found, own), rel=1e-6, abs=LEAST
+            )
             if compensated(scheme) in measured.layers[name].weights:
                 gains = [form.layers[name].weights[compensated(scheme)].loss / form.layers[name].weights[scheme].loss
                          for form in (some, measured)]  # fmt: skip
@@ -117,7 +119,9 @@ def test_few_samples_move_an_estimate_only_part_of_the_way(made):
         for bits, own in errors.activations.items():
             if bits is not None:
                 found = measured.layers[name].activations[bits]
-                assert some.layers[name].activations[bits] == pytest.approx(between(found, own), rel=1e-6)
+                assert some.layers[name].activations[bits] == pytest.approx(
+                    between(found, own), rel=1e-6, abs=LEAST
+                )
 
 
 def test_float_stays_free_and_the_basis_says_what_was_measured(made):
