@@ -67,3 +67,5 @@ def _print(found: "Bench") -> None:
         f"({format_quantity(found.measured.low, 'time')} to {format_quantity(found.measured.high, 'time')}): "
         f"{100 * found.error:+.1f} %; median difference of a layer {100 * found.median_layer_error:.1f} %"
     )
+    if found.remark:
+        console.log().print(f"note: {found.remark}", soft_wrap=True)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from hwsim.simulate.simulation import Simulation
     from hwsim.target.schema import Target
 
+NOISY = 1.5
+"""A machine whose slowest round takes this many times as long as its fastest does something else besides."""
+
 
 @dataclass(frozen=True)
 class LayerBench:
@@ -52,6 +55,17 @@ class Bench:
         """Median of the layers' absolute errors."""
         return statistics.median(abs(layer.error) for layer in self.layers) if self.layers else 0.0
 
+    @property
+    def remark(self) -> str:
+        """What to think of the measurement where the rounds disagree; empty where they do not."""
+        spread = self.measured.high / self.measured.low if self.measured.low else 1.0
+        if spread <= NOISY:
+            return ""
+        return (
+            f"the slowest round took {spread:.1f} times as long as the fastest: something else runs on "
+            f"{self.device}; measure again when it is quiet"
+        )
+
     def document(self) -> dict[str, Any]:
         """As plain data, times in seconds."""
         return {
@@ -59,6 +73,7 @@ class Bench:
             "predicted_seconds": self.predicted, "measured_seconds": self.measured.median,
             "measured_low": self.measured.low, "measured_high": self.measured.high, "error": self.error,
             "median_layer_error": self.median_layer_error,
+            "remark": self.remark,
             "layers": [
                 {"name": layer.name, "kind": layer.kind, "predicted_seconds": layer.predicted,
                  "measured_seconds": layer.measured.median, "error": layer.error}

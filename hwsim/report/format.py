@@ -84,9 +84,10 @@ def validation_line(report: Report) -> str:
     if found is None:
         return f"{text}; not measured: {report.missing('measured latency')}"
     gap = found.simulated_seconds / found.measured_seconds - 1
+    rounds = f"{quantity(found.low, 'time')} to {quantity(found.high, 'time')}"
     return (
-        f"{text}; measured {quantity(found.measured_seconds, 'time')} on {found.device}, where {found.descriptor} "
-        f"simulates {quantity(found.simulated_seconds, 'time')}: {signed(gap)} %"
+        f"{text}; measured {quantity(found.measured_seconds, 'time')} ({rounds}) on {found.device}, "
+        f"where {found.descriptor} simulates {quantity(found.simulated_seconds, 'time')}: {signed(gap)} %"
     )
 
 

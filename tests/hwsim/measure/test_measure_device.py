@@ -15,7 +15,7 @@ from hwsim.errors import UserError
 pytest.importorskip("tvm")
 
 from hwsim.compile.isa import host_isa
-from hwsim.measure.bench import run_bench
+from hwsim.measure.bench import Bench, run_bench
 from hwsim.measure.calibrate import compile_network, fit_descriptor, measure_machine
 from hwsim.measure.descriptor_file import descriptor_yaml
 from hwsim.measure.device import ArtifactTimes, Local, Sample
@@ -219,3 +219,9 @@ def test_damaged_artifact_is_refused(small, tmp_path, capsys):
         stream.write(b"x")
     assert run(["bench", str(tmp_path / "art"), "-t", "edge_gpu", "--scheme", "w8a8"]) == 2
     assert "does not match the manifest" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("high", "says"), [(1.2, ""), (30.0, "30.0 times as long")])
+def test_a_busy_machine_is_remarked(high, says):
+    found = Bench("net", "this machine", "x86", (), 1.0, Sample(1.0, 1.0, high, 5))
+    assert says in found.remark and bool(found.remark) == bool(says)
