@@ -1,8 +1,8 @@
 """The same network in other forms on the same device: float, uniform schemes, PIPE with one order for all.
 
 The best single scheme is found among all the schemes that the layers' options have in common: closed-form costs
-say which are as fast as the plan, and the one with the smallest error whose replay agrees is the one to beat.
-The anytime curve is the expansion of one pair of widths, stopped after each order.
+say which are as fast as the plan and inside its limits; the one with the smallest error whose replay agrees is the
+one to beat. The anytime curve is the expansion of one pair of widths, stopped after each order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -91,14 +91,15 @@ def best_uniform(
     costs: "Mapping[str, Sequence[OptionCost]]",
     plan: "tuple[Plan, Simulation]",
 ) -> ComparisonRow:
-    """The single scheme with the smallest error at the plan's latency or less."""
+    """The single scheme with the smallest error at the plan's latency or less, inside the plan's other limits."""
     from hwsim.simulate.cycle import LayerAssignment, simulate_plan
 
     name, products = "best single scheme", graph.products()
     chosen, replay = plan
     candidates = _uniform_candidates(products, profile, costs)
     work = chosen.totals.cycles - sum(layer.cycles for layer in chosen.layers)  # what no scheme changes
-    fast = [found for found in candidates if found.cycles + work <= chosen.totals.cycles * 1.05]
+    inside = [found for found in candidates if _inside_limits(found, chosen)]
+    fast = [found for found in inside if found.cycles + work <= chosen.totals.cycles * 1.05]
     for found in sorted(fast, key=lambda found: (found.error, found.cycles))[:BEST_TRIES]:
         assignments = {
             layer: LayerAssignment(option.scheme, option.engine, option.way)
@@ -106,9 +107,12 @@ def best_uniform(
         }
         simulation = simulate_plan(graph, assignments, 1, target)
         if simulation.seconds <= replay.seconds * (1 + 1e-9):
-            note = f"smallest error at this plan's latency or less, among {len(candidates)} single schemes"
+            others = "" if len(inside) == len(candidates) else f", of which {len(inside)} keep the limits"
+            note = f"smallest error at this plan's latency or less, among {len(candidates)} single schemes{others}"
             return row(name, str(found.scheme), simulation, found.error, note=note)
-    reason = f"none of {len(candidates)} single schemes is as fast as this plan"
+    reason = f"none of {len(candidates)} single schemes is as fast as this plan" + (
+        " and keeps the limits" if len(inside) < len(candidates) else ""
+    )
     return _empty(name, "", reason if candidates else "no scheme is an option of every layer")
 
 
@@ -120,6 +124,24 @@ class _Uniform:
     error: float
     cycles: float
     options: "Mapping[str, OptionCost]"
+
+
+def _inside_limits(found: _Uniform, plan: "Plan") -> bool:
+    """Whether the sums over the layers keep the plan's limits on energy, bit operations and weights."""
+    options = found.options.values()
+    sums = {
+        "energy": (sum(o.energy_pj for o in options), plan.totals.energy_pj, sum(o.energy_pj for o in plan.layers)),
+        "bops": (sum(o.bops for o in options), plan.totals.bops, sum(o.bops for o in plan.layers)),
+        "weight_memory": (
+            sum(o.weight_bytes for o in options), plan.totals.weight_bytes, sum(o.weight_bytes for o in plan.layers)
+        ),
+    }  # fmt: skip
+    for use in plan.limits:
+        if use.name in sums:
+            own, total, of_layers = sums[use.name]
+            if own + total - of_layers > use.limit:  # what no scheme changes counts as well
+                return False
+    return True
 
 
 def _uniform_candidates(

@@ -11,6 +11,7 @@ from hwsim.stages.infeasible import infeasible_text
 from hwsim.stages.progress import StageProgress
 from hwsim.stages.request import PlanRequest
 from hwsim.stages.search import planner_request
+from hwsim.units import format_quantity
 
 if TYPE_CHECKING:
     from hwsim.model.load import LoadedModel
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from planner.request import Quantity, Request
     from planner.tables import Tables
 
+INFEASIBLE = "infeasible.json"
 LATENCY_ROUNDS = 3
 PLACED_OTHERWISE = 0.05  # replay and prediction this far apart: price again where the plan's tensors lie
 _SECOND: "dict[Quantity, Quantity]" = {"error": "latency", "latency": "error", "energy": "latency"}
@@ -60,7 +62,7 @@ def solve_inside_latency(run: Run, progress: StageProgress) -> "tuple[Plan, Simu
 
     limit = run.request.search.limits.latency
     plan, simulation, default_limit = _solve_as_placed(run, progress, limit)
-    allowed = limit
+    allowed, tightened = limit, None
     for _ in range(LATENCY_ROUNDS):
         if limit is None or allowed is None or simulation.seconds <= limit or plan.status != "optimal":
             break
@@ -70,9 +72,12 @@ def solve_inside_latency(run: Run, progress: StageProgress) -> "tuple[Plan, Simu
         except InfeasibleError:
             break
         simulation = replay(plan, run.model.graph, run.target)
+        tightened = allowed
+    if limit is not None and tightened is not None:
+        aim, asked = (format_quantity(seconds, "time", 4) for seconds in (tightened, limit))
         run.remarks.append(
-            f"the replay is slower than the sum of closed-form costs: planned for {allowed * 1e3:.4g} ms so that "
-            f"the replay stays inside {limit * 1e3:.4g} ms"
+            f"the replay is slower than the sum of closed-form costs: planned for {aim} so that "
+            f"the replay stays inside {asked}"
         )
     return plan, simulation, default_limit
 
@@ -96,8 +101,8 @@ def _solve_as_placed(
         run.costs, run.vectors, run.tables = before
         return plan, simulation, default_limit
     run.remarks.append(
-        f"priced with weights in {simulation.weight_home} and activations in {simulation.activation_home}, "
-        "where a first plan had them"
+        f"the options were priced a second time, for weights in {simulation.weight_home} and activations in "
+        f"{simulation.activation_home}, where the plan of the first prices keeps them"
     )
     return again, replay(again, run.model.graph, run.target), default_limit
 
@@ -205,7 +210,7 @@ def explanations(plan: "Plan") -> list[str]:
 
 
 def _infeasible(error: Any, run: Run) -> InfeasibleError:
-    path = run.request.output_dir / "infeasible.json"
+    path = run.request.output_dir / INFEASIBLE
     files.write_text(path, error.report.model_dump_json(indent=2) + "\n")
     return InfeasibleError(f"{infeasible_text(error.report)} (details in {path})")
 

@@ -16,7 +16,7 @@ from hwsim.errors import UserError
 from hwsim.report.document import ComparisonRow, ParetoPoint, Report
 from hwsim.stages import comparison
 from hwsim.stages import progress as stages
-from hwsim.stages.decide import Run, explanations, pareto_points, solve_inside_latency
+from hwsim.stages.decide import INFEASIBLE, Run, explanations, pareto_points, solve_inside_latency
 from hwsim.stages.deploy_report import Findings, build_report
 from hwsim.stages.options import network_schemes
 from hwsim.stages.progress import StageProgress, expected_seconds
@@ -307,6 +307,7 @@ def _write(found: Findings, run: Run, progress: StageProgress) -> PlanResult:
         }
         for name, text in texts.items():
             files.write_text(directory / name, text)
+        (directory / INFEASIBLE).unlink(missing_ok=True)  # an earlier request's
     return PlanResult(
         found.plan, report, [directory / name for name in ("report.html", "plan.json", "trace.json")]
     )

@@ -95,6 +95,21 @@ def test_best_single_scheme_is_float_where_float_is_fastest(other):
     assert (rows["best single scheme"].scheme, rows["best single scheme"].error) == ("fp", 0.0)
 
 
+def test_best_single_scheme_keeps_the_limits_of_the_plan(planned, tmp_path):
+    limit = 0.7 * json.loads((planned / "plan.json").read_text())["totals"]["weight_bytes"]
+    flags = ["--max-weight-memory", f"{int(limit)}B", "-o", str(tmp_path)]
+    (tmp_path / "infeasible.json").write_text("{}")
+    assert run(["--quiet", "plan", "-t", "mobile_cpu", "-m", VIT, "--bits", "4,8", *flags]) == 0
+    assert not (tmp_path / "infeasible.json").exists()  # of a request that this plan has nothing to do with
+    rows = {
+        row.name: row
+        for row in Report.model_validate_json((tmp_path / "report.json").read_bytes()).comparison
+    }
+    best = rows["best single scheme"]
+    assert "keep" in best.note
+    assert best.weight_bytes is None or best.weight_bytes <= limit < rows["uniform w8a8"].weight_bytes
+
+
 def test_anytime_curve_costs_time_and_memory_and_lowers_the_error(report):
     points = report.anytime
     assert [point.order for point in points] == [1, 2, 3, 4]
