@@ -1,5 +1,6 @@
 """A model from a function of the user's own file: ``FILE.py:FACTORY`` returns a module, or (module, example inputs)."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from hwsim.errors import UserError, first_line
 from hwsim.model.sources import ModelSource
 from hwsim.user_code import user_function
 
+log = logging.getLogger(__name__)
 OwnWeights = Literal["given", "random"]
 
 
@@ -24,7 +26,12 @@ def build_from_factory(
     again, _ = _call(source, factory, seed + 1)
     known = again.state_dict()
     same = all(torch.equal(value, known[name]) for name, value in module.state_dict().items())
-    given = (torch.zeros(1, 3, 224, 224),) if given is None else given
+    if given is None:
+        given = (torch.zeros(1, 3, 224, 224),)
+        log.warning(
+            "%s: no example inputs, so one picture of 1 x 3 x 224 x 224 is taken; return (module, inputs) for others",
+            source.asked,
+        )
     inputs: tuple[Any, ...] = (given,) if isinstance(given, Tensor) else tuple(given)
     if batch > 1:
         inputs = tuple(
