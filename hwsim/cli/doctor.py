@@ -32,7 +32,7 @@ _NEEDED = (
     ("numba", "pip install numba"),
     ("pydantic", "pip install pydantic"),
 )
-_TVM = "in a clone of hwsim: pip install -c constraints.txt '.[tvm]'"
+_TVM = "in a clone of hwsim: pip install -c constraints.txt -e '.[tvm]'"
 _OPTIONAL = (
     ("apache-tvm", f"{_TVM} (needed by hwsim compile)"),
     ("apache-tvm-ffi", f"{_TVM} (needed by hwsim compile and hwsim run)"),

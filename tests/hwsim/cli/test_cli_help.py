@@ -160,4 +160,4 @@ def test_quiet_silences_notes_and_bars_but_not_results(tmp_path):
 def test_the_doctor_says_how_to_install_the_compiler(capsys, monkeypatch):
     monkeypatch.setattr(doctor, "examine", lambda: [doctor._package("no-such-package", doctor._TVM)])
     assert run(["doctor"]) == 0
-    assert "pip install -c constraints.txt '.[tvm]'" in " ".join(capsys.readouterr().out.split())
+    assert "pip install -c constraints.txt -e '.[tvm]'" in " ".join(capsys.readouterr().out.split())
