@@ -200,6 +200,12 @@ def study(name: str, options: argparse.Namespace) -> list[str]:
     print(f"{name}: {len(plans)} plans measured in {time.perf_counter() - started:.0f} s", flush=True)
     ceiling, small = saturation(model, calibration), real < 1
     lines = [
+        "# Predicted against measured divergence",
+        "",
+        f"`python benchmarks/profile_prediction.py --model {name} --plans {options.plans} --images {options.images} "
+        f"--calibration {options.calibration} --samples {options.samples}`: random plans, trained weights "
+        f"({subject.weights}) and images of `../shared/data`, seed {SEED}, two-core x86-64 with AVX-512 VNNI.",
+        "",
         f"## {name}: {len(plans)} plans, measured KL {real.min():.3g} to {real.max():.3g} nats, "
         f"{int(small.sum())} of them below 1 nat",
         "",
