@@ -106,8 +106,8 @@ def kept(directory: Path, verb: str, values: Mapping[str, object]) -> Generator[
         yield
     except UserError:
         raise
-    except BaseException:
-        if directory.is_dir():
+    except BaseException as error:
+        if directory.is_dir() or isinstance(error, KeyboardInterrupt):
             write(directory, verb, values)
         raise
     write(directory, verb, values)

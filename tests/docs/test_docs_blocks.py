@@ -111,7 +111,7 @@ def test_transcript_of_the_readme_is_that_of_the_committed_report():
     report = Report.model_validate_json((ROOT / "reports" / "vit_b-edge_gpu" / "report.json").read_bytes())
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        print_report(report, console.out(), [])
+        print_report(report, console.out(markup=True), [])
     blocks = blocks_of(PAGES[0].read_text(encoding="utf-8"))
     (command,) = commands_of(next(block.text for block in blocks if "$ hwsim plan" in block.text))
     check(printed.getvalue(), [line for line in command.shown if not line.startswith("files:")], command.text)

@@ -42,10 +42,10 @@ def test_a_stage_that_counts_itself_goes_before_the_clock():
     assert estimate.share() == 1.0
 
 
-def test_expected_time_grows_with_the_work():
+def test_expected_time_grows_with_the_work(tmp_path):
     small = plan_request(target="edge_gpu", model="resnet18")
     large = plan_request(
-        target="edge_gpu", model="resnet18", calibration_data="images", measured=8, pareto=20
+        target="edge_gpu", model="resnet18", calibration_data=str(tmp_path), measured=8, pareto=20
     )
     before, after = expected_seconds(small), expected_seconds(large)
     assert set(before) == set(after)

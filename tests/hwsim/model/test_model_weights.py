@@ -304,5 +304,6 @@ def test_a_factory_with_random_weights_follows_the_seed_and_says_so(tmp_path):
 
 def test_inputs_that_were_assumed_are_said(tmp_path, caplog):
     (tmp_path / "bare.py").write_text("from torch import nn\ndef make(): return nn.Conv2d(3, 4, 16)\n")
-    assert load_model(f"{tmp_path}/bare.py:make").example_inputs[0].shape == (1, 3, 224, 224)
+    with caplog.at_level("WARNING", logger="hwsim"):
+        assert load_model(f"{tmp_path}/bare.py:make").example_inputs[0].shape == (1, 3, 224, 224)
     assert "no example inputs, so one picture of 1 x 3 x 224 x 224" in caplog.text
