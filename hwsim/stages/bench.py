@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwsim.errors import UserError
-from hwsim.stages.report import read_report, report_file, write_report
+from hwsim.stages.report import read_report, rendered_files, report_file, write_report
 
 if TYPE_CHECKING:
     from hwsim.measure.bench import Bench
@@ -27,12 +27,12 @@ def bench_artifact(
     from hwsim.measure.bench import read_manifest_document, run_bench
     from hwsim.measure.remote import open_device
 
-    if report is not None:
-        measured_report(report, artifact)  # a slip shows before anything is measured
+    # a slip in the name of the report shows before anything is measured
+    known = None if report is None else measured_report(report, artifact)
     isa = str(read_manifest_document(artifact)["machine"]["name"])
     found = run_bench(artifact, target, open_device(rpc, key, isa), scheme, rounds)
-    if report is not None:
-        add_measurement(report, artifact, found)
+    if known is not None:
+        add_measurement(*known, found)
     return found
 
 
@@ -49,11 +49,10 @@ def measured_report(plan: str, artifact: Path) -> "tuple[Path, Report]":
     return path, report
 
 
-def add_measurement(plan: str, artifact: Path, found: "Bench") -> tuple[Path, ...]:
-    """Put what was measured of a plan's artifact into the plan's report, and render it again."""
+def add_measurement(path: Path, report: "Report", found: "Bench") -> None:
+    """Put what was measured of a plan's artifact into the plan's ``report.json``, and render it again."""
     from hwsim.report.document import MeasuredLayer, Measurement
 
-    path, report = measured_report(plan, artifact)
     layers = [
         MeasuredLayer(
             name=layer.name, kind=layer.kind, simulated_seconds=layer.predicted,
@@ -72,7 +71,5 @@ def add_measurement(plan: str, artifact: Path, found: "Bench") -> tuple[Path, ..
     )
     known = {name: why for name, why in report.unavailable.items() if name != "measured latency"}
     report = report.model_copy(update={"measurement": measurement, "unavailable": known})
-    written = (path, path.with_name("report.html"), path.with_name("report.md"))
-    for file in written:
+    for file in (path, *rendered_files(path)):
         write_report(file, report)
-    return written

@@ -45,13 +45,16 @@ def run_report(
         path = report_file(plan)
         found = read_report(path)
         reports[plan] = found
-        wanted = (
-            [output] if output is not None else [path.with_name("report.html"), path.with_name("report.md")]
-        )
+        wanted = rendered_files(path) if output is None else [output]
         for file in wanted:
             write_report(file, found)
         written += wanted
     return ReportResult(reports, None, tuple(written))
+
+
+def rendered_files(path: Path) -> list[Path]:
+    """What is rendered beside a ``report.json``."""
+    return [path.with_name("report.html"), path.with_name("report.md")]
 
 
 def report_file(plan: str) -> Path:
