@@ -145,11 +145,7 @@ def _keeping(
     space = Space(question.exact, mode, entries)
     kept = next(limit for limit in limits if limit.quantity == question.kept)
     relaxation = Relaxation(space, question.kept, [limit for limit in limits if limit is not kept])
-    bound = refined(relaxation, best_bound(relaxation))
-    return [
-        [entry for entry, low in zip(row, lows, strict=True) if low <= kept.value]
-        for row, lows in zip(entries, bound.with_entry, strict=True)
-    ]
+    return _within(space, refined(relaxation, best_bound(relaxation)), kept.value)
 
 
 def _solve_mode(
@@ -202,7 +198,11 @@ def _pick(space: Space, choice: Choice | None) -> Pick | None:
 
 def _worthy(space: Space, bound: Bound, best: Choice, quantity: str) -> Entries:
     """The entries that a plan better than ``best`` may use."""
-    value = space.value(quantity, space.assignment(best))
+    return _within(space, bound, space.value(quantity, space.assignment(best)))
+
+
+def _within(space: Space, bound: Bound, value: float) -> Entries:
+    """The entries whose least value is not above ``value``."""
     return [
         [entry for entry, low in zip(row, lows, strict=True) if low <= value]
         for row, lows in zip(space.entries, bound.with_entry, strict=True)
@@ -278,10 +278,7 @@ def _from_core(
     lows = sorted(low for row in bound.with_entry for low in row)
     share = CORE_ENTRIES * len(space.entries)
     while share < len(lows) and not control.stopped:
-        core = [
-            [entry for entry, low in zip(row, own, strict=True) if low <= lows[share]]
-            for row, own in zip(space.entries, bound.with_entry, strict=True)
-        ]
+        core = _within(space, bound, lows[share])
         if all(core):
             small = Space(question.exact, space.mode, core)
             problem = _problem(question, small, quantity, limits)

@@ -228,11 +228,12 @@ def _ensembles(
     machine = machine_of(target)
     layers = {layer.name: layer for layer in graph.layers}
     alone = [vector_cost(layers[cost.name], machine, VECTOR_BITS, cost.home, units=1) for cost in vectors]
+    fixed_cycles = math.ceil(sum(cost.cycles for cost in alone) + _ends(graph, target))
     energy_pj = sum(cost.energy_pj for cost in vectors)
     return [
         EnsembleChoice(
             predictors=predictors,
-            fixed_cycles=math.ceil(sum(cost.cycles for cost in alone) + _ends(graph, target)),
+            fixed_cycles=fixed_cycles,
             fixed_energy_pj=energy_pj * (predictors + 1),
             combine_cycles=math.ceil(target.sync_cycles),
             activation_copies=predictors + 1,
