@@ -93,7 +93,7 @@ SUBJECTS = {
         Recipe("vit_tiny", "vit_t", "vit_tiny_patch16_224.safetensors", "vit", 16, 32, 192),
         Recipe(
             "mobilenetv2",
-            "timm:mobilenetv2_100?pad_type=same",
+            "timm:mobilenetv2_100[pad_type=same]",
             "mobilenetv2_100_tfslim.safetensors",
             "cnn",
             16,
