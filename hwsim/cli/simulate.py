@@ -98,7 +98,8 @@ def simulation_document(simulation: "Simulation") -> dict[str, Any]:
     from dataclasses import asdict
 
     document = asdict(simulation)
-    document.pop("timeline")
+    for table in ("schedule", "replay"):  # the tables that the figures were read from
+        document.pop(table)
     document["seconds"] = simulation.seconds
     document["total_energy_pj"] = simulation.total_energy_pj
     document["cost_error"] = simulation.cost_error

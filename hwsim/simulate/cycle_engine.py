@@ -80,25 +80,33 @@ def run_jobs(
     latest = np.zeros(step_end.shape)
     step_end[:] = -1.0
     last = 0.0
+    # What each unit asks for next changes only when it is served or when a step ends.
+    due_time, due_store = np.full(units, NEVER), np.zeros(units, np.bool_)
+    working = np.flatnonzero(first_job[1:] > first_job[:-1])
+    served, step_ended = -1, True
     while True:
         best_time, best_unit, best_store = NEVER, -1, False
-        for unit in range(units):
-            if current[unit] >= first_job[unit + 1]:
-                continue
-            job = jobs[current[unit]]
-            tiles = int(job[col.J_TILES])
-            if stored[unit] < loaded[unit]:
-                time = compute_end[unit, stored[unit] % 2]
-                if time < best_time or (time == best_time and not best_store):
-                    best_time, best_unit, best_store = time, unit, True
-            if loaded[unit] < tiles:
-                time = _load_time(
-                    job, unit, loaded[unit], fetched[unit], prefetch, slot, compute_end, step_end, unit_free
-                )
-                if time < best_time:
-                    best_time, best_unit, best_store = time, unit, False
+        for each in working:
+            unit = int(each)
+            if step_ended or unit == served:
+                due_time[unit], due_store[unit] = NEVER, False
+                if current[unit] < first_job[unit + 1]:
+                    job = jobs[current[unit]]
+                    if stored[unit] < loaded[unit]:
+                        due_time[unit], due_store[unit] = compute_end[unit, stored[unit] % 2], True
+                    if loaded[unit] < int(job[col.J_TILES]):
+                        time = _load_time(
+                            job, unit, loaded[unit], fetched[unit], prefetch, slot, compute_end, step_end,
+                            unit_free,
+                        )  # fmt: skip
+                        if time < due_time[unit]:
+                            due_time[unit], due_store[unit] = time, False
+            time = due_time[unit]
+            if time < best_time or (time == best_time and due_store[unit] and not best_store):
+                best_time, best_unit, best_store = time, unit, due_store[unit]
         if best_unit < 0:
             return last
+        served, step_ended = best_unit, False
         unit, index = best_unit, current[best_unit]
         job = jobs[index]
         tiles, home = job[col.J_TILES], int(job[col.J_HOME])
@@ -114,6 +122,7 @@ def run_jobs(
                 done = store_end[unit, tile % 2]
                 events[index, col.X_DONE] = done
                 last = max(last, _finish(job, done, jobs_left, step_sync, step_end, latest))
+                step_ended = jobs_left[int(job[col.J_LANE]), int(job[col.J_STEP])] == 0
                 unit_free[unit] = store_end[unit, tile % 2]
                 slot[unit] = compute_end[unit, (tile + 1) % 2] if tile > 0 else events[index, col.X_START]
                 current[unit] += 1

@@ -330,20 +330,18 @@ def _assemble(
 ) -> Schedule:
     """Sort the jobs by unit and step, count those of each step."""
     machine = builder.machine
-    jobs = [
-        product_job(
-            machine, results[part.row], part.lane, part.step, unit, int(results[part.row, col.R_UNITS])
-        )
+    shares = [
+        (product_job(machine, results[part.row], part.lane, part.step), part.units[: representatives(used)])
         for part in builder.parts
-        for unit in part.units[: representatives(int(results[part.row, col.R_UNITS]))]
+        for used in [int(results[part.row, col.R_UNITS])]
     ]
-    jobs += [
-        vector_job(machine, cost, lane, step, unit)
+    shares += [
+        (vector_job(machine, cost, lane, step), units[: representatives(len(units))])
         for lane, step, units, cost in builder.vector_parts
-        for unit in units[: representatives(len(units))]
     ]
-    jobs.sort(key=lambda job: (job[col.J_UNIT], job[col.J_STEP]))
-    table = np.array(jobs)
+    table = np.repeat([job for job, _ in shares], [len(units) for _, units in shares], axis=0)
+    table[:, col.J_UNIT] = [unit for _, units in shares for unit in units]
+    table = table[np.lexsort((table[:, col.J_STEP], table[:, col.J_UNIT]))]
     first_job = np.searchsorted(table[:, col.J_UNIT], np.arange(machine.units + 1)).astype(np.int64)
     jobs_left = np.zeros((lanes, steps), np.int64)
     np.add.at(jobs_left, (table[:, col.J_LANE].astype(int), table[:, col.J_STEP].astype(int)), 1)
@@ -361,11 +359,9 @@ def representatives(units: int) -> int:
     return min(units, MAX_REPRESENTATIVES)
 
 
-def product_job(
-    machine: Machine, result: NDArray[np.float64], lane: int, step: int, unit: int, used: int
-) -> list[float]:
-    """The stream of tiles of one unit's share of a product."""
-    home = int(result[col.R_HOME])
+def product_job(machine: Machine, result: NDArray[np.float64], lane: int, step: int) -> list[float]:
+    """The stream of tiles of one unit's share of a product; each unit that works on it gets a copy."""
+    home, used = int(result[col.R_HOME]), int(result[col.R_UNITS])
     stream = result[col.R_STREAM : col.R_STREAM + col.STREAM_COLUMNS].tolist()
     crowd = used / representatives(used)
     share = 1 / used if home > 0 and machine.buffer_shared(home) else 1.0
@@ -384,15 +380,15 @@ def product_job(
     moved = [stream[column] * share for column in (col.S_INPUT, col.S_WEIGHT, col.S_OUTPUT)]
     if home == 0:
         moved = [0.0, 0.0, 0.0]
-    head = [lane, step, unit, result[col.R_COMPUTE], machine.launch_cycles, home, tiles]
+    head = [lane, step, 0.0, result[col.R_COMPUTE], machine.launch_cycles, home, tiles]
     return [*head, *moved, *every, *extra]
 
 
-def vector_job(machine: Machine, cost: VectorCost, lane: int, step: int, unit: int) -> list[float]:
-    """One unit's share of vector work: read, compute, write."""
+def vector_job(machine: Machine, cost: VectorCost, lane: int, step: int) -> list[float]:
+    """One unit's share of vector work: read, compute, write; each unit gets a copy."""
     launch = 0.0 if cost.fused else machine.launch_cycles
     sharers = representatives(cost.units) if machine.levels[cost.home].shared else cost.units
     moved = cost.traffic_bytes / sharers if cost.home > 0 or len(machine.levels) == 1 else 0.0
     tiles = float(col.STREAM_PARTS)
-    head = [lane, step, unit, cost.compute_cycles, launch, cost.home, tiles]
+    head = [lane, step, 0.0, cost.compute_cycles, launch, cost.home, tiles]
     return [*head, moved / 2, 0.0, moved / 2, 1.0, 1.0, 1.0, *([0.0] * col.MAX_LEVELS)]

@@ -1,6 +1,7 @@
 """What a simulation says: times, energy by component, traffic, bounds, memory over time, and where from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from hwsim.simulate import columns as col
@@ -76,8 +77,14 @@ class Simulation:
     activation_home: str
     placement: Placement
     bops: int
-    timeline: tuple[Event, ...]
     provenance: dict[str, str]
+    schedule: Schedule = field(repr=False, compare=False)
+    replay: "Replay" = field(repr=False, compare=False)
+
+    @cached_property
+    def timeline(self) -> tuple[Event, ...]:
+        """What each unit did; made when first asked for, since most simulations are read for their figures alone."""
+        return _timeline(self.schedule, self.replay)
 
     @property
     def seconds(self) -> float:
@@ -129,8 +136,9 @@ def summarise(schedule: Schedule, replay: "Replay", machine: Machine) -> Simulat
         activation_home=levels[schedule.placement.activations].name,
         placement=schedule.placement,
         bops=sum(step.bops for step in schedule.steps),
-        timeline=_timeline(schedule, replay),
         provenance=provenance(machine),
+        schedule=schedule,
+        replay=replay,
     )
 
 
