@@ -33,13 +33,13 @@ _ROUNDING = 1e-11
 class Bound:
     """The best bound found and, for every entry of every layer, the least value of a plan that uses it.
 
-    ``plan`` is a good plan, an entry per layer, that meets the limits in the relaxation; ``None`` if unknown.
+    ``plans`` (in the flat order) met the limits in the relaxation, the one with the least objective first.
     """
 
     value: float
     with_entry: list[list[float]]
     multipliers: dict[str, float]
-    plan: tuple[int, ...] | None
+    plans: tuple[Indices, ...]
 
 
 @dataclass(slots=True)

@@ -10,10 +10,11 @@ import numpy as np
 from planner.bounds import SUMS, Bound, Relaxation
 from planner.control import Control
 from planner.entries import ExactTables
+from planner.enumerate import enumerated
 from planner.improve import improved
 from planner.labels import guided
 from planner.limits import Limit, tightened
-from planner.multipliers import best_bound, refined
+from planner.multipliers import best_bound, refined, with_better_plans
 from planner.prune import Entries, agreeing, class_keys, cost_kinds, fitting, undominated
 from planner.search import Cuts, Outcome, Problem, Search
 from planner.space import Choice, Space
@@ -157,7 +158,7 @@ def _solve_mode(
     control: Control,
     starts: Sequence[Pick],
 ) -> tuple[Outcome, Space]:
-    """Minimise in one mode: bound, find a good plan among the promising entries, drop the hopeless, prove."""
+    """Minimise in one mode: bound, list what is left if it is little, else find a good plan and prove it."""
     space = Space(question.exact, mode, entries)
     problem = _problem(question, space, quantity, limits)
     start = _start(problem, starts)
@@ -169,7 +170,14 @@ def _solve_mode(
     if bound.value == math.inf:
         return Outcome("infeasible"), space
     least = max(least, math.ceil(bound.value))
-    found = [pick for pick in (_relaxed_pick(space, bound), _pick(space, start)) if pick is not None]
+    best = _start(problem, _picks(space, relaxation, bound, start))
+    if best is not None:
+        found_all = enumerated(problem, relaxation, bound, best)
+        if found_all is not None:
+            value = space.value(quantity, space.assignment(found_all))
+            return Outcome("optimal", found_all, value, value), space
+    bound = with_better_plans(relaxation, bound)
+    found = _picks(space, relaxation, bound, start)
     best = _start(problem, found)
     if best is None or _too_many(space, bound, best, quantity):
         bound = refined(relaxation, bound)
@@ -178,7 +186,7 @@ def _solve_mode(
         best = _start(problem, found)
     if best is None:
         core = _from_core(question, space, bound, quantity, limits, control, found)
-        best = _start(problem, [*found, *filter(None, [_pick(space, core)])])
+        best = _start(problem, found if core is None else [*found, pick_of(space, core)])
     if best is None:
         return Search(problem, control, None, least).run(), space
     value = space.value(quantity, space.assignment(best))
@@ -192,8 +200,10 @@ def _solve_mode(
     ).run(), small
 
 
-def _pick(space: Space, choice: Choice | None) -> Pick | None:
-    return None if choice is None else pick_of(space, choice)
+def _picks(space: Space, relaxation: Relaxation, bound: Bound, start: Choice | None) -> list[Pick]:
+    """The relaxation's best plan and the start, as far as they are known."""
+    found = [_spread(space, relaxation.entries_of(plan)) for plan in bound.plans[:1]]
+    return found if start is None else [*found, pick_of(space, start)]
 
 
 def _worthy(space: Space, bound: Bound, best: Choice, quantity: str) -> Entries:
@@ -222,14 +232,12 @@ def _guided_pick(space: Space, relaxation: Relaxation, bound: Bound, best: Choic
         return None
     multipliers = np.array([bound.multipliers[limit.name] for limit in relaxation.limits])
     plan = improved(relaxation, plan, multipliers)
-    return _relaxed_pick(space, replace(bound, plan=relaxation.entries_of(plan)))
+    return _spread(space, relaxation.entries_of(plan))
 
 
-def _relaxed_pick(space: Space, bound: Bound) -> Pick | None:
-    """The relaxation's plan; later terms go to the least loaded network, largest first."""
-    if bound.plan is None:
-        return None
-    taken = [row[entry] for row, entry in zip(space.entries, bound.plan, strict=True)]
+def _spread(space: Space, plan: tuple[int, ...]) -> Pick:
+    """A plan of the relaxation; later terms go to the least loaded network, largest first."""
+    taken = [row[entry] for row, entry in zip(space.entries, plan, strict=True)]
     loads = [0] * space.networks
     holders = [[0] * len(entry.later) for entry in taken]
     terms = [
@@ -239,7 +247,7 @@ def _relaxed_pick(space: Space, bound: Bound) -> Pick | None:
         network = loads.index(min(loads))
         loads[network] += cycles
         holders[layer][term] = network
-    return pick_of(space, Choice(bound.plan, tuple(map(tuple, holders))))
+    return pick_of(space, Choice(plan, tuple(map(tuple, holders))))
 
 
 def bounds_pay(space: Space, quantity: str) -> bool:

@@ -4,7 +4,7 @@ f is concave and piecewise linear; every point gives a plane above it. Kelley's 
 planes so far, here pulled halfway to the best point, which tames its jumps. When the optimum lies decades
 below the spread of the objective, it starts again in smaller units, as the small linear programs are solved in
 floats. Minimisers met on the way that meet the limits are plans, as are their mixtures with those just outside;
-local search improves them and the best is kept.
+local search improves them where they are not good enough.
 """
 
 from dataclasses import replace
@@ -46,7 +46,7 @@ class _Ascent:
 
 
 def best_bound(relaxation: Relaxation) -> Bound:
-    """The best λ found, its bound, what every entry would cost at least, and a good plan if one was met."""
+    """The best λ found, its bound, what every entry would cost at least, and the plans met on the way."""
     ascent = _Ascent(relaxation)
     costs = relaxation.costs[relaxation.quantity]
     unit = float(costs.max() - costs.min())
@@ -62,9 +62,14 @@ def best_bound(relaxation: Relaxation) -> Bound:
     if ascent.outside is not None:
         plans += [mix for plan in plans for mix in mixed(relaxation, plan, ascent.outside.chosen)]
     unlike = {plan.tobytes(): plan for plan in plans}.values()
-    plans = [improved(relaxation, plan, point.multipliers) for plan in unlike]
-    best = min(plans, key=relaxation.objective, default=None)
-    return Bound(point.value, with_entry, prices, None if best is None else relaxation.entries_of(best))
+    return Bound(point.value, with_entry, prices, tuple(sorted(unlike, key=relaxation.objective)))
+
+
+def with_better_plans(relaxation: Relaxation, bound: Bound) -> Bound:
+    """The bound with its plans improved by local search."""
+    multipliers = np.array([bound.multipliers[limit.name] for limit in relaxation.limits])
+    plans = [improved(relaxation, plan, multipliers) for plan in bound.plans]
+    return replace(bound, plans=tuple(sorted(plans, key=relaxation.objective)))
 
 
 def refined(relaxation: Relaxation, bound: Bound) -> Bound:

@@ -23,6 +23,7 @@ def test_same_optimum_with_refined_bounds_and_labels(first, monkeypatch):
         used.append(guided(*arguments) is not None)
         return guided(*arguments)
 
+    monkeypatch.setattr(decide, "enumerated", lambda *_: None)
     monkeypatch.setattr(decide, "_too_many", lambda *_: True)
     monkeypatch.setattr(decide, "bounds_pay", lambda _, quantity: quantity in SUMS)
     monkeypatch.setattr(decide, "guided", watched)
