@@ -40,8 +40,9 @@ class ExactTables:
         rules = (rule.energy_pj for boundary in tables.boundaries for rule in boundary.rules)
         terms = chain.from_iterable(option.term_energy_pj for option in options if option.splits)
         fixed = (tables.fixed_energy_pj, *(choice.fixed_energy_pj for choice in tables.ensembles))
+        static = (part.static_pj for option in options for part in (option, *option.splits))
         self.energy_scale = DecimalScale.of(
-            chain((option.energy_pj for option in options), rules, terms, fixed)
+            chain((option.energy_pj for option in options), static, rules, terms, fixed)
         )
         self._entries: dict[int, list[list[list[Entry]]]] = {}
 
@@ -73,10 +74,11 @@ class ExactTables:
         return [[entry for index in indices for entry in row[index]] for row, indices in pairs]
 
     def _alone(self, index: int, option: LayerOption, copies: int = 1) -> Entry:
+        static = self.energy_scale.integer(option.static_pj)  # drawn once by all copies together
         costs = (
             self.error_scale.integer(option.error),
             option.cycles,
-            self.energy_scale.integer(option.energy_pj) * copies,
+            (self.energy_scale.integer(option.energy_pj) - static) * copies + static,
             option.bops * copies,
             option.weight_bytes,
             option.act_bytes,
@@ -97,7 +99,9 @@ class ExactTables:
             costs = (
                 whole.costs[ERROR] + self.error_scale.integer(split.error),
                 sum(option.term_cycles[:base]),
-                networks * sum(energies[:base]) + sum(energies[base:]),
+                networks * sum(energies[:base])
+                + sum(energies[base:])
+                + self.energy_scale.integer(split.static_pj),
                 networks * sum(option.term_bops[:base]) + sum(option.term_bops[base:]),
                 option.weight_bytes,
                 option.act_bytes,

@@ -2,7 +2,8 @@
 
 Whoever prices options (a simulator, measured look-up tables, a paper's appendix) writes this document; the
 planner needs nothing else. Errors add over layers: a plan's error is the sum of its options' errors. Latency
-adds over layers too, since a layer starts when the one before it is done; energies may contain a static part.
+adds over layers too, since a layer starts when the one before it is done. Energies may contain a static part, what
+the device draws as long as it runs: it is paid once, also by an ensemble, whose networks run at the same time.
 Numbers mean what their shortest decimal form says (0.1 is one tenth): sums are exact in that sense.
 
 Three ways to use parallel units are told apart:
@@ -38,6 +39,7 @@ class Split(Document):
     predictors: int = Field(ge=2, description="expanded networks P for which this holds")
     base: int = Field(ge=1, description="terms held by every network; less than the order")
     error: Amount = Field(description="added to the option's error for the lost cross terms")
+    static_pj: Amount = Field(default=0.0, description="as the option's, with the later terms spread evenly")
 
 
 class LayerOption(Document):
@@ -54,23 +56,31 @@ class LayerOption(Document):
     error: Amount = Field(description="predicted output error that this choice adds")
     cycles: Cost
     energy_pj: Amount = 0.0
+    static_pj: Amount = Field(
+        default=0.0,
+        description="the part of it that the whole device draws meanwhile: the networks of an ensemble share it",
+    )
     bops: Cost = Field(default=0, description="bit operations, every term counted")
     weight_bytes: Cost = 0
     act_bytes: Cost = Field(default=0, description="bytes of this layer's activation while it is live")
     term_cycles: tuple[Cost, ...] = Field(
         default=(), description="each order on one unit, the launch with the first"
     )
-    term_energy_pj: tuple[Amount, ...] = ()
+    term_energy_pj: tuple[Amount, ...] = Field(default=(), description="of each order, without static_pj")
     term_bops: tuple[Cost, ...] = ()
     splits: tuple[Split, ...] = ()
     bound: str = Field(default="", description="what limits the speed: compute, memory, launch")
 
     @model_validator(mode="after")
     def _terms_are_complete(self) -> "LayerOption":
+        if self.static_pj > self.energy_pj:
+            raise ValueError(f"{self.scheme}: static_pj is a part of energy_pj and cannot be more")
         if self.splits:
             lengths = {len(self.term_cycles), len(self.term_energy_pj), len(self.term_bops)}
             if lengths != {self.order}:
                 raise ValueError(f"{self.scheme}: splits need {self.order} term cycles, energies and BOPs")
+            if len({(split.predictors, split.base) for split in self.splits}) < len(self.splits):
+                raise ValueError(f"{self.scheme}: two splits for one number of predictors and one base")
             if any(split.base >= self.order for split in self.splits):
                 raise ValueError(f"{self.scheme}: a split must leave one of {self.order} terms to spread")
             if self.way != "single":
@@ -142,7 +152,7 @@ class EnsembleChoice(Document):
 
     predictors: int = Field(ge=2)
     fixed_cycles: Cost = Field(default=0, description="vector work and launches of one network on one unit")
-    fixed_energy_pj: Amount = Field(default=0.0, description="vector work of all networks together")
+    fixed_energy_pj: Amount = Field(default=0.0, description="vector work of all networks, static part once")
     combine_cycles: Cost = Field(default=0, description="the one synchronisation at the output")
     activation_copies: int = Field(default=1, ge=1, description="live activations held at once in a memory")
 

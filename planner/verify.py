@@ -88,10 +88,11 @@ def _parts(
     option: LayerOption, layer: PlanLayer, mode: EnsembleChoice | None
 ) -> tuple[Fraction, list[Fraction], Fraction, Fraction]:
     """Error, cycles per network, energy and BOPs of one layer."""
-    error, energy = _exact(option.error), _exact(option.energy_pj)
+    error, static = _exact(option.error), _exact(option.static_pj)
+    dynamic = _exact(option.energy_pj) - static
     if mode is None:
         _demand(not layer.holds, f"{layer.name} spreads terms outside an ensemble")
-        return error, [Fraction(option.cycles)], energy, Fraction(option.bops)
+        return error, [Fraction(option.cycles)], dynamic + static, Fraction(option.bops)
     networks = mode.predictors
     _demand(
         option.way == "single" and len(layer.holds) == networks, f"{layer.name} is no member of the ensemble"
@@ -99,7 +100,8 @@ def _parts(
     everywhere = set.intersection(*(set(orders) for orders in layer.holds))
     if everywhere == set(range(1, option.order + 1)):
         cycles = [Fraction(option.cycles)] * networks
-        return error, cycles, energy * (networks + 1), Fraction(option.bops * (networks + 1))
+        energy = dynamic * (networks + 1) + static
+        return error, cycles, energy, Fraction(option.bops * (networks + 1))
     base = len(everywhere)
     _demand(everywhere == set(range(1, base + 1)), f"{layer.name}: the base must be its first terms")
     later = sorted(order for orders in layer.holds for order in orders if order > base)
@@ -110,9 +112,9 @@ def _parts(
     _demand(bool(splits), f"{layer.name}: {option.scheme} may not be split after term {base}")
     times = {order: networks + 1 if order <= base else 1 for order in range(1, option.order + 1)}
     return (
-        error + min(_exact(split.error) for split in splits),
+        error + _exact(splits[0].error),
         [Fraction(sum(option.term_cycles[order - 1] for order in orders)) for orders in layer.holds],
-        sum((times[k] * _exact(option.term_energy_pj[k - 1]) for k in times), Fraction(0)),
+        sum((times[k] * _exact(option.term_energy_pj[k - 1]) for k in times), _exact(splits[0].static_pj)),
         Fraction(sum(times[k] * option.term_bops[k - 1] for k in times)),
     )
 

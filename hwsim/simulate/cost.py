@@ -49,7 +49,8 @@ __all__ = ["OptionCost", "VectorCost", "Way", "boundary_cost", "layer_costs", "m
 class OptionCost:
     """One way to run one layer.
 
-    ``term_cycles``, ``term_energy_pj``, ``term_bops``: each order alone on one unit, launch not included.
+    ``term_cycles``, ``term_energy_pj``, ``term_bops``: each order alone on one unit, launch and static power not
+    included. ``static_pj`` is the part of ``energy_pj`` that the device draws meanwhile whatever it does.
     ``traffic_bytes`` has one entry a memory, from the engine outwards.
     """
 
@@ -61,6 +62,7 @@ class OptionCost:
     term_energy_pj: tuple[float, ...]
     term_bops: tuple[int, ...]
     energy_pj: float
+    static_pj: float
     bops: int
     weight_bytes: float
     act_bytes: float
@@ -169,7 +171,7 @@ class _Options:
         dims, points = np.array(self.dims, np.int64), np.array(self.points)
         results, orders = price_points(self.machine, dims, points, pack_terms(self.terms))
         names = [level.name for level in self.machine.levels]
-        static = self.machine.static_w * 1e12 / self.machine.clock_hz
+        static = self.machine.static_pj_per_cycle
         cycles, energies = orders[:, :, col.O_CYCLES].tolist(), orders[:, :, col.O_PJ].tolist()
         return [
             _option(label, row, each_cycles[: len(terms)], each_pj[: len(terms)], names, static)
@@ -194,9 +196,10 @@ def _option(
         way,
         row[col.R_CYCLES],
         tuple(cycles),
-        tuple(energy + static * each for energy, each in zip(energies, cycles, strict=True)),
+        tuple(energies),
         bops,
         row[col.R_MAC_PJ] + row[col.R_MEMORY_PJ] + static * row[col.R_CYCLES],
+        static * row[col.R_CYCLES],
         sum(bops),
         row[col.R_WEIGHT_BYTES],
         row[col.R_ACT_BYTES],

@@ -106,6 +106,11 @@ class Machine:
         return table
 
     @property
+    def static_pj_per_cycle(self) -> float:
+        """What the device draws in a cycle whatever it does."""
+        return self.static_w * 1e12 / self.clock_hz
+
+    @property
     def prepares_inputs(self) -> bool:
         """Whether some engine's products pay for quantizing or packing their inputs."""
         return any(engine.input_cycles > 0 for engine in self.engines)

@@ -115,7 +115,7 @@ def summarise(schedule: Schedule, replay: "Replay", machine: Machine) -> Simulat
     ends = end_cycles(schedule, machine)
     cycles = replay.cycles + ends
     traffic, energy = _traffic_and_energy(schedule, machine)
-    energy["static"] = machine.static_w * 1e12 * cycles / machine.clock_hz
+    energy["static"] = machine.static_pj_per_cycle * cycles
     cost = _lane_cost(layers) + ends
     levels = machine.levels
     return Simulation(
@@ -208,7 +208,7 @@ def _traffic_and_energy(schedule: Schedule, machine: Machine) -> tuple[dict[str,
 
 def _elements(vector: VectorCost, machine: Machine) -> float:
     moved = vector.traffic_bytes * machine.levels[vector.home].pj_per_byte
-    return vector.energy_pj - moved - machine.static_w * 1e12 / machine.clock_hz * vector.cycles
+    return vector.energy_pj - moved
 
 
 def _roofline(schedule: Schedule, replay: "Replay", machine: Machine) -> float:

@@ -26,7 +26,10 @@ SMOOTH = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class VectorCost:
-    """One operator that is no product. ``home`` is the index of the memory that it reads and writes."""
+    """One operator that is no product. ``home`` is the index of the memory that it reads and writes.
+
+    ``energy_pj`` is its own; the device's static power is counted once over a whole inference.
+    """
 
     name: str
     op: str
@@ -83,7 +86,6 @@ def vector_cost(
         fixed = machine.launch_cycles + (machine.sync_cycles if used > 1 else 0.0)
     cycles = max(compute, memory) + fixed
     energy = layer.elements * machine.vector_pj + moved * level.pj_per_byte
-    energy += machine.static_w * 1e12 / machine.clock_hz * cycles
     bound = "launch" if fixed > max(compute, memory) else "compute" if compute >= memory else level.name
     return VectorCost(layer.name, layer.op, cycles, energy, bound, compute, moved, fixed, home, used, fused)
 

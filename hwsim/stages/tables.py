@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hwsim.simulate.machine import Machine
     from hwsim.stages.error_profile import LayerErrors
     from hwsim.target.schema import Target
+    from quant.scheme import Scheme
 
 MAX_PREDICTORS = 3
 FLOAT_BITS = 32
@@ -43,26 +44,30 @@ def fill_tables(
     provenance: dict[str, str],
 ) -> Tables:
     """One document with everything the decision depends on."""
+    from hwsim.simulate.cost import machine_of
+
     products = graph.products()
+    static = machine_of(target).static_pj_per_cycle
     layers = tuple(
         LayerTable(
             name=layer.name,
             kind=product_kind(layer),
-            options=tuple(_options(layer, options, errors[layer.name], len(products), target)),
+            options=tuple(_options(layer, options, errors[layer.name], len(products), target, static)),
             group=layer.group,
             macs=layer.macs,
         )
         for layer, options in zip(products, costs, strict=True)
     )
     ensembles = _ensembles(graph, target, vectors)
+    fixed_cycles = math.ceil(sum(cost.cycles for cost in vectors) + _ends(graph, target))
     return Tables(
         model=graph.model,
         target=target.name,
         units=target.unit_count,
         clock_hz=target.clock_hz,
         layers=layers,
-        fixed_cycles=math.ceil(sum(cost.cycles for cost in vectors) + _ends(graph, target)),
-        fixed_energy_pj=sum(cost.energy_pj for cost in vectors),
+        fixed_cycles=fixed_cycles,
+        fixed_energy_pj=sum(cost.energy_pj for cost in vectors) + static * fixed_cycles,
         boundaries=tuple(_boundaries(graph, target, costs, bool(ensembles))),
         agreements=tuple(_agreements(products)),
         live_sets=tuple(live_sets(graph)),
@@ -83,7 +88,12 @@ def _ends(graph: "LayerGraph", target: "Target") -> float:
 
 
 def _options(
-    layer: "Layer", costs: "Sequence[OptionCost]", errors: "LayerErrors", products: int, target: "Target"
+    layer: "Layer",
+    costs: "Sequence[OptionCost]",
+    errors: "LayerErrors",
+    products: int,
+    target: "Target",
+    static: float,
 ) -> list[LayerOption]:
     in_float = target.float_path.bits if target.float_path is not None else FLOAT_BITS
     options: list[LayerOption] = []
@@ -91,7 +101,7 @@ def _options(
         scheme = cost.scheme
         spread = cost.way == "single" and scheme.order > 2
         by_term = _by_term(cost.cycles, cost.term_cycles, target.layer_launch_cycles) if spread else ()
-        by_energy = _by_term(cost.energy_pj, cost.term_energy_pj, 0.0) if spread else ()
+        by_energy = _by_term(cost.energy_pj - cost.static_pj, cost.term_energy_pj, 0.0) if spread else ()
         options.append(
             LayerOption(
                 scheme=str(scheme),
@@ -105,6 +115,7 @@ def _options(
                 error=errors.error(scheme),
                 cycles=math.ceil(cost.cycles),
                 energy_pj=round(cost.energy_pj, 3),
+                static_pj=round(cost.static_pj, 3),
                 bops=cost.bops,
                 weight_bytes=math.ceil(cost.weight_bytes) if layer.kind != "matmul" else 0,
                 act_bytes=math.ceil(
@@ -115,7 +126,7 @@ def _options(
                 term_cycles=tuple(map(math.ceil, by_term)),
                 term_energy_pj=tuple(round(pj, 3) for pj in by_energy),
                 term_bops=cost.term_bops if spread else (),
-                splits=tuple(_splits(scheme.order, errors, scheme, products)) if spread else (),
+                splits=tuple(_splits(errors, scheme, products, by_term, static)) if spread else (),
                 bound=cost.bound,
             )
         )
@@ -128,21 +139,29 @@ def _by_term(whole: float, terms: Sequence[float], least: float) -> tuple[float,
     return (max(first + least, whole - sum(later)), *later)
 
 
-def _splits(order: int, errors: "LayerErrors", scheme: object, products: int) -> list[Split]:
+def _splits(
+    errors: "LayerErrors", scheme: "Scheme", products: int, term_cycles: Sequence[float], static: float
+) -> list[Split]:
     """How the terms may be spread over predictors; the lost cross terms are of second order.
 
     A telescoped ensemble loses the products of residual terms of different predictors. Relative to what the
     base loses, such a product carries one more factor of the base's relative residual energy, once for each
-    other layer.
+    other layer. The device's static power is paid once while all networks run: over the first term, and over
+    the mean of the later ones, since whoever minimises latency balances the networks over the layers.
     """
     from quant.scheme import Scheme
 
-    assert isinstance(scheme, Scheme)
     base = Scheme(scheme.weight_bits, scheme.act_bits)
     lost = errors.error(base) * min(1.0, products * errors.relative(base))
+    first, *later = term_cycles
     return [
-        Split(predictors=predictors, base=1, error=lost)
-        for predictors in range(2, min(MAX_PREDICTORS, order - 1) + 1)
+        Split(
+            predictors=predictors,
+            base=1,
+            error=lost,
+            static_pj=round(static * (first + sum(later) / predictors), 3),
+        )
+        for predictors in range(2, min(MAX_PREDICTORS, scheme.order - 1) + 1)
     ]
 
 
@@ -218,7 +237,7 @@ def _ensembles(
 ) -> list[EnsembleChoice]:
     """Telescoped ensembles that fit the units: P expanded networks and the base network.
 
-    Each network runs its own vector work on one unit.
+    Each network runs its own vector work on one unit; static power is paid once for all of them.
     """
     from hwsim.simulate.cost import machine_of
     from hwsim.simulate.vector import vector_cost
@@ -229,13 +248,15 @@ def _ensembles(
     layers = {layer.name: layer for layer in graph.layers}
     alone = [vector_cost(layers[cost.name], machine, VECTOR_BITS, cost.home, units=1) for cost in vectors]
     fixed_cycles = math.ceil(sum(cost.cycles for cost in alone) + _ends(graph, target))
-    energy_pj = sum(cost.energy_pj for cost in vectors)
+    combine_cycles = math.ceil(target.sync_cycles)
+    static_pj = machine.static_pj_per_cycle * (fixed_cycles + combine_cycles)
+    energy_pj = sum(cost.energy_pj for cost in alone)
     return [
         EnsembleChoice(
             predictors=predictors,
             fixed_cycles=fixed_cycles,
-            fixed_energy_pj=energy_pj * (predictors + 1),
-            combine_cycles=math.ceil(target.sync_cycles),
+            fixed_energy_pj=energy_pj * (predictors + 1) + static_pj,
+            combine_cycles=combine_cycles,
             activation_copies=predictors + 1,
         )
         for predictors in range(2, MAX_PREDICTORS + 1)

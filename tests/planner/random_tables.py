@@ -33,11 +33,12 @@ def _option(rng, decades, splits):
     offered = []
     if way == "single" and order > 1 and splits:
         offered = [
-            Split(predictors=p, base=b, error=error * 0.5)
+            Split(predictors=p, base=b, error=error * 0.5, static_pj=rng.randint(0, 9) / 8)
             for p in (2, 3)
             for b in range(1, order)
             if rng.random() < 0.7
         ]
+    static = rng.choice([0.0, rng.randint(0, 9) / 8])
     return LayerOption(
         scheme=f"w{weight_bits}a{act_bits}" + (f".o{order}" if order > 1 else ""),
         weight_bits=weight_bits,
@@ -47,7 +48,8 @@ def _option(rng, decades, splits):
         way=way,
         error=error,
         cycles=cycles,
-        energy_pj=rng.randint(0, 40) / 8,
+        energy_pj=static + rng.randint(0, 40) / 8,
+        static_pj=static,
         bops=weight_bits * act_bits * order,
         weight_bytes=weight_bits * order * rng.randint(1, 3),
         act_bytes=act_bits * rng.randint(1, 3),
@@ -185,7 +187,7 @@ def layer_choices(option, mode):
     p = mode.predictors
     yield plain | {
         "loads": (option.cycles,) * p,
-        "energy": fraction(option.energy_pj) * (p + 1),
+        "energy": fraction(option.energy_pj) * (p + 1) - p * fraction(option.static_pj),
         "bops": option.bops * (p + 1),
     }
     for split in option.splits:
@@ -199,7 +201,9 @@ def layer_choices(option, mode):
             yield plain | {
                 "error": fraction(option.error) + fraction(split.error),
                 "loads": tuple(loads),
-                "energy": (p + 1) * sum(energies[: split.base]) + sum(energies[split.base :]),
+                "energy": (p + 1) * sum(energies[: split.base])
+                + sum(energies[split.base :])
+                + fraction(split.static_pj),
                 "bops": (p + 1) * sum(option.term_bops[: split.base]) + sum(option.term_bops[split.base :]),
             }
 

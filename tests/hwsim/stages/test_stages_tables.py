@@ -117,6 +117,22 @@ def test_vector_work_of_an_ensemble_costs_what_the_replay_charges(model):
     assert mode.fixed_cycles + mode.combine_cycles == pytest.approx(vectors + ends, rel=0.02)
 
 
+@pytest.mark.parametrize("name", ["edge_gpu", "mobile_cpu", "fpga_zu9eg"])
+@pytest.mark.parametrize("ensembles", [False, True])
+def test_energy_is_what_the_replay_charges(model, name, ensembles):
+    """Static power is paid over the elapsed time, once: not again by each network of an ensemble."""
+    target = load_target(name)
+    tables = tables_of(model, target)
+    assert machine_of(target).static_w > 0
+    if ensembles:  # nothing else is worth it
+        tables = tables.model_copy(update={"fixed_cycles": 10**9})
+    plan = solve(tables, Request(objective=("latency",), pins=("*=w8a8*",), ensembles=ensembles))
+    assert (plan.ensemble is not None) == ensembles
+    found = replay(plan, model.graph, target)
+    assert found.energy_pj["static"] > 0.5 * found.total_energy_pj
+    assert plan.totals.energy_pj == pytest.approx(found.total_energy_pj, rel=0.05)
+
+
 @pytest.mark.parametrize("name", ["edge_gpu", "orin_agx", "mobile_cpu"])
 def test_layers_spread_over_an_ensemble_cost_what_the_replay_charges(model, name):
     """Whatever terms a network holds, it starts each of its layers: orders 1 and 3 are not two thirds of three."""
