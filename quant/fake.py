@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from quant import model_pass
 from quant.activation import ActQuantizer
+from quant.log_codes import LogQuantizer
 from quant.model_pass import Convolution
 from quant.ops import code_range
 from quant.qlayer import QuantizedLayer
@@ -62,6 +63,18 @@ class FakeActivation(nn.Module):
 def _rounded(x: Tensor, scale: Tensor) -> Tensor:
     """round(x / scale), half to even; the gradient passes as if nothing had been rounded."""
     return cast(Tensor, RoundThrough.apply(x / scale))
+
+
+class FakeLog(nn.Module):
+    """Log quantizer of attention weights; its values over scale 1, gradient passed straight through."""
+
+    def __init__(self, quantizer: LogQuantizer) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+
+    def forward(self, x: Tensor) -> Coded:
+        """Powers of the base times the scale."""
+        return self.quantizer.fake(x), torch.ones((), dtype=x.dtype, device=x.device)
 
 
 class FakeProduct(nn.Module):
@@ -128,7 +141,9 @@ class FloatInput(nn.Module):
 
 
 def fake_module(
-    source: fx.GraphModule, layers: Mapping[str, QuantizedLayer], activations: Mapping[str, ActQuantizer]
+    source: fx.GraphModule,
+    layers: Mapping[str, QuantizedLayer],
+    activations: Mapping[str, ActQuantizer | LogQuantizer],
 ) -> fx.GraphModule:
     """The twin as a graph module; submodules `activations_<i>` and `products_<i>`, found by `meta["layer"]`.
 
@@ -144,13 +159,17 @@ def fake_module(
         keys = layer.inputs or (f"{layer.name}.float",)
         for key, x in zip(keys, product.inputs, strict=False):
             if key not in placed:
-                unit = FakeActivation(activations[key]) if layer.inputs else FloatInput()
+                unit = _fake_activation(activations[key]) if layer.inputs else FloatInput()
                 placed[key] = _call(module, product, f"activations_{len(placed)}", unit, (x,))
                 placed[key].meta["quantizer"] = key
         unit = FakeMatmul() if layer.kind == "matmul" else FakeProduct(layer, product.conv)
         operands = tuple(placed[key] for key in keys)
         replaced[product.node] = _call(module, product, f"products_{len(replaced)}", unit, operands)
     return model_pass.finish(module, replaced)
+
+
+def _fake_activation(quantizer: ActQuantizer | LogQuantizer) -> nn.Module:
+    return FakeLog(quantizer) if isinstance(quantizer, LogQuantizer) else FakeActivation(quantizer)
 
 
 def _call(

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
-from quant import ops as _ops  # noqa: F401  registers torch.ops.hwsim
+from quant import log_ops as _log_ops  # noqa: F401  registers torch.ops.hwsim
+from quant import ops as _ops  # noqa: F401
 from quant.activation import ActQuantizer
 from quant.errors import QuantError
+from quant.log_codes import LogQuantizer
 from quant.terms import Stack
 
 Kind = Literal["linear", "conv2d", "matmul"]
@@ -206,16 +208,20 @@ def _shape_of(node: fx.Node) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """A quantized activation in the graph: nodes of its codes, scale and zero point."""
+    """A quantized activation in the graph: nodes of its codes, scale and zero point; log codes have no zero point."""
 
     codes: fx.Node
     scale: fx.Node
-    zero_point: fx.Node
+    zero_point: fx.Node | None
 
 
-def write_quantizer(writer: Writer, name: str, quantizer: ActQuantizer, x: fx.Node) -> Codes:
+def write_quantizer(writer: Writer, name: str, quantizer: ActQuantizer | LogQuantizer, x: fx.Node) -> Codes:
     """Quantize a tensor; static parameters become buffers, dynamic ones are computed per token."""
     hwsim = torch.ops.hwsim
+    if isinstance(quantizer, LogQuantizer):
+        scale = writer.read(f"activations.{name}.scale", torch.tensor(quantizer.scale))
+        levels, steps = quantizer.integer_levels, quantizer.steps
+        return Codes(writer.call(hwsim.log_quantize.default, x, scale, levels, steps), scale, None)
     if quantizer.kind == "dynamic":
         pair = writer.call(hwsim.dynamic_range.default, x, quantizer.bits)
         scale, zero_point = (writer.call(operator.getitem, pair, index) for index in range(2))
@@ -273,6 +279,11 @@ def _write_convolution(
 def write_matmul(writer: Writer, left: Codes, right: Codes) -> fx.Node:
     """Replace a product of two activations."""
     hwsim = torch.ops.hwsim
+    if left.zero_point is None:
+        form = left.codes.args[2:4]  # levels and steps per octave
+        operands = (left.codes, right.codes, right.zero_point, *form)
+        acc = writer.call(hwsim.int_log_matmul.default, *operands)
+        return writer.call(hwsim.log_dequantize.default, acc, left.scale, right.scale, *form)
     acc = writer.call(hwsim.int_matmul.default, left.codes, left.zero_point, right.codes, right.zero_point)
     return writer.call(hwsim.dequantize.default, acc, left.scale, right.scale)
 

@@ -18,13 +18,13 @@ from torch import Tensor, fx
 from quant.equalize import equalized
 from quant.errors import QuantError
 from quant.first_order import FIRST_ORDERS
+from quant.log_codes import ZeroMode
 from quant.methods.bias_compensation import BiasAxes, Shrinkage
 from quant.methods.calibrate import Calibrated, CalibrationOptions, Progress, calibrate
 from quant.methods.dual_clipping import DualClippingOptions
 from quant.methods.gptq import GptqOptions
 from quant.methods.interpret import GraphRunner, integer_model
 from quant.methods.layer_norm_reparam import TargetScale
-from quant.methods.log_softmax_quant import ZeroMode
 from quant.methods.prediction_loss import prediction_difference
 from quant.model_pass import attribute
 from quant.qmodel import QuantizedModel
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from quant.methods.pd_quant import UnitProgress
 
 Batch = Sequence[Tensor]
+LOG_BASES = {"sqrt2": 2, "2": 1}
+"""Bases of the log codes of attention weights, with their steps per octave."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,11 @@ def calibration_options(recipe: Recipe) -> CalibrationOptions:
         )
         options = replace(options, clip=clip)
     if "logsoftmax" in steps:
-        options = replace(options, log_softmax=cast(ZeroMode, recipe.setting("logsoftmax", "zero")))
+        base = str(recipe.setting("logsoftmax", "base"))
+        if base not in LOG_BASES:
+            raise QuantError(f"recipe logsoftmax.base: {base!r}; choose from {', '.join(LOG_BASES)}")
+        zero = cast(ZeroMode, recipe.setting("logsoftmax", "zero"))
+        options = replace(options, log_softmax=zero, log_steps=LOG_BASES[base])
     operators = [step for step in recipe.steps if step in (*FIRST_ORDERS, "gptq")]
     if len(operators) > 1:
         raise QuantError(f"recipe: {' and '.join(operators)} both make the first order; keep one")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from quant.activation import ActQuantizer
 from quant.errors import QuantError
+from quant.log_codes import LogQuantizer
 from quant.model_pass import Kind
 from quant.scheme import Scheme
 from quant.terms import Term, weight_of
@@ -46,11 +47,17 @@ class QuantizedLayer:
         """The float weight that the terms stand for, in the shape of the original."""
         return weight_of(self.terms, self.matrix).reshape(self.shape)
 
-    def check(self, activations: Mapping[str, ActQuantizer]) -> None:
+    def check(self, activations: Mapping[str, ActQuantizer | LogQuantizer]) -> None:
         """Raise `QuantError` naming the layer unless the invariants hold and no accumulator overflows."""
         missing = [name for name in self.inputs if name not in activations]
         if missing:
             raise QuantError(f"{self.name}: no activation quantizer {missing[0]}")
+        readers = self.inputs[1:] if self.kind == "matmul" else self.inputs
+        if any(isinstance(activations[name], LogQuantizer) for name in readers):
+            raise QuantError(
+                f"{self.name}: log codes multiply only as the left operand of a product of two activations; "
+                "drop the step logsoftmax"
+            )
         if self.kind == "matmul":
             return
         first = self.terms[0] if self.terms else None

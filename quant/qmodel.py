@@ -20,6 +20,7 @@ from quant.data_free import data_free_ranges
 from quant.errors import QuantError
 from quant.expansion import make_terms
 from quant.fake import fake_module
+from quant.log_codes import LogQuantizer
 from quant.model_pass import Product
 from quant.observe import observe_ranges, synthetic_inputs
 from quant.qlayer import Holds, QuantizedLayer, check_accumulator
@@ -52,7 +53,7 @@ class QuantizedModel:
 
     module: fx.GraphModule
     layers: dict[str, QuantizedLayer]
-    activations: dict[str, ActQuantizer]
+    activations: dict[str, ActQuantizer | LogQuantizer]
     range_source: str = "calibration"
     holds: dict[str, Holds] = field(default_factory=dict)
     """Where the model is an ensemble (quant/ensemble.py): orders of each layer in each network."""
@@ -187,7 +188,7 @@ def quantize(
         observed = observe_ranges(module, assignment, inputs, source="synthetic")
         ranges = data_free_ranges(module, assignment, observed)
     layers: dict[str, QuantizedLayer] = {}
-    activations: dict[str, ActQuantizer] = {}
+    activations: dict[str, ActQuantizer | LogQuantizer] = {}
     shared: dict[tuple[fx.Node, int], str] = {}
     for name, product in products.items():
         scheme = assignment.get(name)
@@ -206,7 +207,7 @@ def _place(
     scheme: Scheme,
     ranges: ActRanges,
     options: QuantizeOptions,
-    state: tuple[dict[str, ActQuantizer], dict[tuple[fx.Node, int], str]],
+    state: tuple[dict[str, ActQuantizer | LogQuantizer], dict[tuple[fx.Node, int], str]],
 ) -> tuple[str, ...]:
     """Names of the quantizers of a product's inputs; new ones are made, shared ones found."""
     activations, shared = state

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from quant.activation import ActQuantizer
 from quant.errors import QuantError
+from quant.log_codes import LogQuantizer
 from quant.packing import pack, unpack
 from quant.qlayer import Holds, QuantizedLayer
 from quant.scheme import Scheme
@@ -37,7 +38,7 @@ class Parts:
     """What a quantized model consists of, apart from its graph."""
 
     layers: dict[str, QuantizedLayer]
-    activations: dict[str, ActQuantizer]
+    activations: dict[str, ActQuantizer | LogQuantizer]
     floats: dict[str, Tensor]
     range_source: str
     holds: dict[str, Holds]
@@ -53,7 +54,7 @@ def write(directory: Path, parts: Parts) -> str:
         "schema_version": 1,
         "range_source": parts.range_source,
         "weights": {"file": WEIGHTS, "sha256": hashlib.sha256(weights).hexdigest()},
-        "activations": {name: asdict(quantizer) for name, quantizer in parts.activations.items()},
+        "activations": {name: _activation_document(q) for name, q in parts.activations.items()},
         "ensemble": parts.holds,
         "layers": layers,
     }
@@ -82,7 +83,7 @@ def read(directory: Path) -> Parts:
     tensors = load_tensors(weights)
     try:
         layers = [_read_layer(entry, tensors) for entry in document["layers"]]
-        activations = {name: ActQuantizer(**fields) for name, fields in document["activations"].items()}
+        activations = {name: _read_activation(fields) for name, fields in document["activations"].items()}
     except (KeyError, TypeError) as error:
         raise QuantError(f"{directory / DOCUMENT}: field {error} is missing or wrong") from error
     holds = {name: tuple(map(tuple, groups)) for name, groups in document["ensemble"].items()}
@@ -90,6 +91,17 @@ def read(directory: Path) -> Parts:
     return Parts(
         {layer.name: layer for layer in layers}, activations, floats, document["range_source"], holds
     )
+
+
+def _activation_document(quantizer: ActQuantizer | LogQuantizer) -> dict[str, Any]:
+    """JSON of an activation quantizer; the kind tells them apart."""
+    return asdict(quantizer) | ({"kind": "log"} if isinstance(quantizer, LogQuantizer) else {})
+
+
+def _read_activation(fields: dict[str, Any]) -> ActQuantizer | LogQuantizer:
+    if fields["kind"] != "log":
+        return ActQuantizer(**fields)
+    return LogQuantizer(**{name: value for name, value in fields.items() if name != "kind"})
 
 
 def _layer_document(layer: QuantizedLayer, tensors: dict[str, Tensor]) -> dict[str, Any]:

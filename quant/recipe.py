@@ -19,7 +19,7 @@ STEPS: dict[str, dict[str, Setting]] = {
     "percentile": {},
     "reparam": {"target": "mean"},
     "clip": {"steps": 200, "learning_rate": 0.01, "batch_tokens": 1024},
-    "logsoftmax": {"zero": "strict"},
+    "logsoftmax": {"zero": "strict", "base": "sqrt2"},
     "squant": {},
     "pow2": {},
     "gptq": {"damp": 0.01, "block": 128, "act_order": False},
@@ -41,7 +41,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "repquant": ("mse", "reparam", "clip", "gptq"),
     "repqvit": ("percentile", "reparam", "logsoftmax"),
 }
-"""``repqvit`` is the authors' recipe; ``repquant`` leaves out the log-sqrt2 softmax, which no integer kernel has."""
+"""``repqvit`` is the authors' recipe; ``repquant`` leaves the softmax uniform: two accumulators cost two products."""
 
 _ORDER = list(STEPS)
 

@@ -21,6 +21,7 @@ from quant.activation import ActQuantizer, quantizer_of
 from quant.errors import QuantError
 from quant.expansion import expand
 from quant.first_order import FIRST_ORDERS
+from quant.log_codes import ZeroMode
 from quant.methods.activation_cache import BUDGET, ActivationCache
 from quant.methods.bias_compensation import BiasAxes, MeanErrorAccumulator, Shrinkage, channel_axis
 from quant.methods.dual_clipping import (
@@ -40,7 +41,7 @@ from quant.methods.interpret import (
     value_of_terms,
 )
 from quant.methods.layer_norm_reparam import TargetScale, channel_to_layer
-from quant.methods.log_softmax_quant import ZeroMode, fit_log_sqrt2
+from quant.methods.log_softmax_quant import fit_log
 from quant.methods.norm_sites import NormSite, apply_reparameterization, find_norm_sites
 from quant.methods.product_inputs import Moments, input_rows, sample_values
 from quant.methods.weight_grids import ScaleRule, grouped, term_grid
@@ -66,6 +67,8 @@ class CalibrationOptions:
     scale_target: TargetScale = "mean"
     clip: DualClippingOptions | None = None
     log_softmax: ZeroMode | None = None
+    log_steps: int = 2
+    """Steps per octave of the log codes: 2 for base sqrt2, 1 for base 2."""
     first_order: str | None = None
     """An operator of `quant.first_order.FIRST_ORDERS` makes the first term instead of a grid and `gptq`."""
     gptq: GptqOptions | None = None
@@ -248,9 +251,11 @@ class _Walk:
     def _fit_activation(self, source: fx.Node, bits: int) -> ActivationGrid:
         values = sample_values(env[source] for env in self.quant)
         if self.options.log_softmax is not None and _is_softmax(source):
-            grid = fit_log_sqrt2(values, bits, self.options.log_softmax)
+            grid = fit_log(values, bits, self.options.log_softmax, self.options.log_steps)
             total = grid.fake(self.quant[0][source]).sum(-1).mean()
-            self.notes[source.name] = f"log-sqrt2 codes, mean row sum {float(total):.4f}"
+            self.notes[source.name] = (
+                f"log codes of base {'2' if grid.steps == 1 else 'sqrt2'}, mean row sum {float(total):.4f}"
+            )
             return grid
         return _fit_grid(values, bits, self.options.activation_ranges)
 

@@ -17,7 +17,7 @@ from torch.fx.node import map_arg
 
 from quant.activation import ActQuantizer
 from quant.errors import QuantError
-from quant.methods.log_softmax_quant import LogSqrt2Quantizer
+from quant.log_codes import LogQuantizer
 from quant.model_pass import Product, attribute, find_products
 from quant.qmodel import QuantizedLayer, QuantizedModel
 from quant.scheme import Scheme
@@ -25,7 +25,7 @@ from quant.terms import Term, weight_of
 
 LearnedActivation = Callable[[Tensor], Tensor]
 """An activation quantizer under training."""
-ActivationGrid = ActQuantizer | LogSqrt2Quantizer | LearnedActivation
+ActivationGrid = ActQuantizer | LogQuantizer | LearnedActivation
 Env = MutableMapping[fx.Node, Any]
 
 
@@ -59,7 +59,7 @@ class Placement:
 
 def fake_activation(x: Tensor, grid: ActivationGrid) -> Tensor:
     """Quantize and dequantize an activation, gradient passed straight through inside the range."""
-    if isinstance(grid, LogSqrt2Quantizer):
+    if isinstance(grid, LogQuantizer):
         return grid.fake(x)
     if not isinstance(grid, ActQuantizer):
         return grid(x)
@@ -184,11 +184,9 @@ def integer_model(
 ) -> QuantizedModel:
     """The placement as real integer layers; refuses quantizers that have no integer operator."""
     products = {product.name: product for product in find_products(module)}
-    activations: dict[str, ActQuantizer] = {}
+    activations: dict[str, ActQuantizer | LogQuantizer] = {}
     for key, grid in placement.activations.items():
-        if isinstance(grid, LogSqrt2Quantizer):
-            raise QuantError(f"{key}: log-sqrt2 codes have no integer operator; drop the step logsoftmax")
-        if not isinstance(grid, ActQuantizer):
+        if not isinstance(grid, ActQuantizer | LogQuantizer):
             raise QuantError(f"{key}: this activation quantizer is still being trained")
         activations[key] = grid
     layers: dict[str, QuantizedLayer] = {}
