@@ -64,6 +64,12 @@ class Code:
         """Store a scalar or a vector (a vector covers consecutive elements)."""
         self.emit(buffer.vstore([index], value))
 
+    def prefetch(self, buffer: Buffer, index: Expr) -> None:
+        """Ask for the cache line of one element, to be written."""
+        address = tirx.address_of(buffer.vload([index]))
+        hints = [tirx.const(hint, "int32") for hint in (1, 3, 1)]  # to write, keep in all levels, data
+        self.emit(tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", address, *hints)))
+
     def bind(self, stem: str, value: Expr) -> Var:
         """Name a value so that it is computed once; numbers need no name."""
         if isinstance(value, int):

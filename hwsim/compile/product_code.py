@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hwsim.compile.builder import Code, broadcast, constant, store_lanes, tirx, vector
 from hwsim.compile.expr import Evaluator
 from hwsim.compile.isa import Isa, dot, load_activations, load_weights, permute, rounded
@@ -15,7 +17,10 @@ from hwsim.compile.panels import Section
 if TYPE_CHECKING:
     from hwsim.compile.product import Product
 
-_CACHED_BYTES = 400_000  # of activations: they stay in a second-level cache beside one panel of weights
+_LINE_BYTES = 64
+_CACHED_BYTES = (
+    400_000  # of activations or outputs: they stay in a second-level cache beside a panel of weights
+)
 
 
 class ProductCode:
@@ -172,8 +177,22 @@ class ProductCode:
                 initial = code.bind("c", self.buffers["initial"].vload([lane + v * isa.lanes], self._vector))
             for i in range(rows):
                 code.store(acc, i * vectors + v, initial)
+        self._prefetch_outputs(place, coordinates)
         self._accumulate(place, starts, acc)
         self._epilogue(place, coordinates, acc)
+
+    def _prefetch_outputs(self, place: "_Place", coordinates: list[list[Any]]) -> None:
+        """Ask for the lines of outputs that no cache still holds: they arrive while the tile is summed up."""
+        product, lanes = self.product, self.isa.lanes
+        size = np.dtype(product.out_dtype).itemsize
+        small = product.rows * product.columns * size < _CACHED_BYTES
+        if small or not self.isa.prefetches or product.permuted or not product.direct:
+            return
+        elements = _LINE_BYTES // size
+        for where in coordinates:
+            target = self._output(place, where) + place.slot * lanes
+            for column in range(0, len(place.section.pattern) * lanes, elements):
+                self.code.prefetch(self.buffers["out"], target + column)
 
     def _accumulate(self, place: "_Place", starts: list[Any], acc: Any) -> None:
         product, isa, code = self.product, self.isa, self.code
@@ -256,6 +275,14 @@ class ProductCode:
             value = value + broadcast(self.buffers["row_terms"].vload([row]), lanes)
         return value
 
+    def _output(self, place: "_Place", where: list[Any]) -> Any:
+        """Where column 0 of a row lies in the output."""
+        product = self.product
+        batch = sum(b * s for b, (_, _, s) in zip(place.batch, product.batch, strict=True))
+        return (
+            product.out_offset + batch + sum(c * s for c, (_, _, s) in zip(where, product.dims, strict=True))
+        )
+
     def _store(
         self,
         place: "_Place",
@@ -268,9 +295,7 @@ class ProductCode:
     ) -> None:
         product, isa, code = self.product, self.isa, self.code
         column = slot[0]
-        target: Any = product.out_offset
-        target = target + sum(b * s for b, (_, _, s) in zip(place.batch, product.batch, strict=True))
-        target = target + sum(c * s for c, (_, _, s) in zip(where, product.dims, strict=True))
+        target = self._output(place, where)
         if product.raw:
             zero = constant(0, "int32", isa.lanes)
             values = values + [tirx.Select(lanes >= zero, value, zero) for value, lanes, _ in later]

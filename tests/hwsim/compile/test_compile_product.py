@@ -56,6 +56,25 @@ def test_equals_int64(isa, bits, shape):
 
 
 @pytest.mark.parametrize("isa", runnable(), ids=lambda i: i.name)
+def test_large_outputs_are_asked_for_ahead(isa):
+    """Above what a second-level cache keeps, the kernel asks for the lines of its outputs; the sums stay."""
+    (m, k, n), rng = (211, 40, 600), np.random.default_rng(0)
+    a = rng.integers(0, 256, (m, k), dtype=np.uint8)
+    w = rng.integers(-128, 128, (n, k)).astype(np.int8)
+    assert np.array_equal(
+        gemm(a, [w], [np.arange(n)], 119, isa), (a.astype(np.int64) - 119) @ w.T.astype(np.int64)
+    )
+    sections = pack_terms(
+        [Term(w, np.arange(n), np.ones(n, np.float32))], n, 1, isa, isa.tile_vectors
+    ).sections
+    for rows in (m, 8):
+        product = Product(
+            ((rows, k, n),), (), k, sections, n, (rows * k, rows * n), out_dtype="int32", raw=True
+        )
+        assert ("llvm.prefetch" in str(product.build("large", isa))) == (isa.prefetches and rows == m)
+
+
+@pytest.mark.parametrize("isa", runnable(), ids=lambda i: i.name)
 @pytest.mark.parametrize("code", [-128, 127])
 def test_extremes_do_not_saturate(isa, code):
     a = np.full((7, 3072), 255, np.uint8)
