@@ -36,6 +36,7 @@ _SOURCES = (
     "vector.py",
     "rowwise.py",
     "operand.py",
+    "powers.py",
     "depthwise.py",
     "together.py",
     "proof.py",

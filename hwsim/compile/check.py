@@ -21,8 +21,8 @@ from hwsim.compile.lower import lower
 from hwsim.compile.program import Program, plan_memory
 from quant.ops import code_range
 
-_QUANTIZE = "hwsim.quantize.default"
-_ENDS = ("hwsim.rescale.default", "hwsim.dequantize.default")
+_QUANTIZE, _LOG = "hwsim.quantize.default", "hwsim.log_quantize.default"
+_ENDS = ("hwsim.rescale.default", "hwsim.dequantize.default", "hwsim.log_dequantize.default")
 
 
 def run_program(program: Program, isa: Isa, inputs: list[np.ndarray]) -> list[np.ndarray]:
@@ -59,7 +59,7 @@ def _cut(module: fx.GraphModule, end: fx.Node) -> fx.GraphModule:
     def copy(node: fx.Node) -> fx.Node:
         if node in copies:
             return copies[node]
-        if str(node.target) == _QUANTIZE and node.args[0] not in copies:
+        if str(node.target) in (_QUANTIZE, _LOG) and node.args[0] not in copies:
             source: Any = node.args[0]
             copies[source] = graph.placeholder(f"x{len(copies)}")
             copies[source].meta = dict(source.meta)
@@ -82,7 +82,10 @@ def spread_inputs(module: fx.GraphModule, generator: torch.Generator) -> list[to
     for node in module.graph.nodes:
         if node.op != "placeholder":
             continue
-        reader: Any = next(user for user in node.users if str(user.target) == _QUANTIZE)
+        reader: Any = next(user for user in node.users if str(user.target) in (_QUANTIZE, _LOG))
+        if str(reader.target) == _LOG:
+            found.append(_spread_weights(module, reader, tuple(node.meta["val"].shape), generator))
+            continue
         scale, zero = (operator.attrgetter(str(a.target))(module) for a in reader.args[1:3])
         low, high = code_range(int(reader.args[3]), bool(reader.args[4]))
         shape = tuple(node.meta["val"].shape)
@@ -91,6 +94,18 @@ def spread_inputs(module: fx.GraphModule, generator: torch.Generator) -> list[to
         codes = torch.where(torch.rand(shape, generator=generator) < 0.125, ends, codes)
         found.append((codes - zero).to(torch.float32) * scale)
     return found
+
+
+def _spread_weights(
+    module: fx.GraphModule, reader: Any, shape: tuple[int, ...], generator: torch.Generator
+) -> torch.Tensor:
+    """Attention weights whose log codes are uniform over all levels; one in eight is zero or above the scale."""
+    scale = operator.attrgetter(str(reader.args[1].target))(module)
+    levels, steps = (int(a) for a in reader.args[2:4])
+    codes = torch.rand(shape, generator=generator) * (levels + 1) - 0.5
+    ends = torch.where(torch.rand(shape, generator=generator) < 0.5, torch.inf, -3.0)
+    codes = torch.where(torch.rand(shape, generator=generator) < 0.125, ends, codes)
+    return torch.exp2(-codes / steps) * scale
 
 
 def unequal_products(

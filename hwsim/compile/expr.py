@@ -19,7 +19,8 @@ class Node:
     """One operator; ``value`` is the constant of "const", the operand index of "leaf", limits of "quantize".
 
     Operators: leaf, const, add, sub, mul, div, max, min, exp, erf, tanh, sqrt, abs, floor, round, log2,
-    where_ge0 (condition, then, else), quantize (x, scale, zero point; value = low, high; result is int32 codes).
+    where_ge0 (condition, then, else), quantize (x, scale, zero point; value = low, high; result is int32 codes),
+    log_code (x, scale; value = levels, steps per octave, thresholds of the mantissa; result is int32 codes).
     """
 
     op: str
@@ -124,6 +125,19 @@ class Evaluator:
         level = self._round(tirx.div(x, scale)) + zero_point
         limited = tirx.min(tirx.max(level, self.number(low)), self.number(high))
         return limited.astype(vector("int32", self.lanes))
+
+    def _log_code(self, x: Any, scale: Any, levels: int, steps: int, *limits: int) -> Any:
+        """Read off the bits of x / scale (quant/log_codes.py): no logarithm is computed; 0 is beyond all levels."""
+        kind = vector("int32", self.lanes)
+        ratio = self.code.bind("x", tirx.max(tirx.div(x, scale), self.number(1e-37)))
+        bits = self.code.bind("b", tirx.reinterpret(kind, ratio))
+        octaves = self.number(127, "int32") - (bits >> self.number(23, "int32"))
+        level = octaves * self.number(steps, "int32")
+        mantissa = self.code.bind("m", bits & self.number(0x7FFFFF, "int32"))
+        for limit in limits:
+            below = self.number(limit - 1, "int32") - mantissa  # its sign says whether the threshold is reached
+            level = level + (below >> self.number(31, "int32"))
+        return tirx.min(tirx.max(level, self.number(0, "int32")), self.number(levels, "int32"))
 
     def _round(self, x: Any) -> Any:
         return tirx.nearbyint(x)

@@ -1,8 +1,12 @@
-"""Products of two activations: pack the right operand, then the same kernel as for stored weights."""
+"""Products of two activations: pack the right operand, then the same kernel as for stored weights.
+
+A left operand of log codes becomes planes of powers of two first; the kernel has an accumulator for each plane.
+"""
 # pyright: basic
 # torch.fx nodes carry untyped arguments and metadata.
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +14,15 @@ import numpy as np
 
 from hwsim.compile.expr import Node, leaf
 from hwsim.compile.loops import epilogue_operands, loops_over, own_strides
-from hwsim.compile.lower_codes import CodesLowering, Quantized
+from hwsim.compile.lower_codes import CodesLowering, LogQuantized, Quantized
 from hwsim.compile.operand import PackRight, RowTerms
 from hwsim.compile.panels import sections_for
+from hwsim.compile.powers import PowerPlanes
 from hwsim.compile.product import Product
 from hwsim.compile.program import Buffer, constant
 from hwsim.compile.values import Pending, View, collapse
 from hwsim.errors import UserError
+from quant.log_codes import factors
 
 
 @dataclass(frozen=True)
@@ -35,12 +41,30 @@ class AttentionLowering(CodesLowering):
         left, _, right, _ = node.args
         return PairAccumulators(self.values[left], self.values[right], tuple(node.meta["val"].shape))
 
+    def _hwsim_int_log_matmul_default(self, node: Any) -> PairAccumulators:
+        left, right, _, _, _ = node.args
+        return PairAccumulators(self.values[left], self.values[right], tuple(node.meta["val"].shape[1:]))
+
     def _hwsim_dequantize_default(self, node: Any) -> Pending:
-        """A product of two activations: pack the right operand, then the same kernel as for weights."""
         pair: PairAccumulators = self.values[node.args[0]]
+        return self._pair(node, pair, pair.left.codes["left"], (1.0,))
+
+    def _hwsim_log_dequantize_default(self, node: Any) -> Pending:
+        """Codes to planes, one accumulator for each."""
+        pair: PairAccumulators = self.values[node.args[0]]
+        left, codes = pair.left, pair.left.codes["left"]
+        assert isinstance(left, LogQuantized)
+        kernel = PowerPlanes(codes.buffer.elements, left.levels, left.steps, self.emitter.parallel)
+        planes = self.emitter.work(kernel.planes * kernel.elements, "uint8")
+        self.emitter.step(kernel, [codes.buffer, planes])
+        view = View(planes, codes.offset, codes.shape, codes.strides)
+        return self._pair(node, pair, view, factors(left.levels, left.steps))
+
+    def _pair(self, node: Any, pair: PairAccumulators, left: View, planes: Sequence[float]) -> Pending:
+        """The product; ``planes`` says what the accumulator of each plane of ``left`` counts."""
         scale = np.float32(self._scalar(node.args[1])) * np.float32(self._scalar(node.args[2]))
         emitter, layer, shape, isa = self.emitter, self.emitter.layer, pair.shape, self.isa
-        left, right = pair.left.codes["left"], pair.right.codes["right"]
+        right, count = pair.right.codes["right"], len(planes)
         if pair.left.wide:
             raise UserError(f"layer {layer}: attention products of more than 8 bits have no kernel; use 8")
         depth, columns = pair.left.shape[-1], shape[-1]
@@ -60,7 +84,7 @@ class AttentionLowering(CodesLowering):
         emitter.step(packing, [right.buffer, settings, initial, panels], (2, 3))
         row_terms: list[Buffer] = []
         if zero:
-            rows = batch * shape[-2]
+            rows = count * batch * shape[-2]
             sums = RowTerms(rows, depth, left.strides[-2], left.buffer.elements)
             row_terms.append(emitter.work(rows, "int32"))
             emitter.step(sums, [left.buffer, settings, row_terms[0]])
@@ -76,10 +100,11 @@ class AttentionLowering(CodesLowering):
                 activation_offset=left.offset, out_offset=destination.offset,
                 out_dtype=destination.buffer.dtype, epilogue=node,
                 operands=epilogue_operands(leaves, len(shape) - 1, [row], loops), row_terms=bool(zero),
-                vectorized_scale=False, units=emitter.units,
+                vectorized_scale=False, units=emitter.units, planes=(count, left.buffer.elements // count),
             )  # fmt: skip
             name = f"{layer}.{len(emitter.program.steps)}.scale"
-            scales = constant(name, np.full(isa.lanes, scale, np.float32))
+            values = scale * np.array(planes, np.float32)
+            scales = constant(name, np.repeat(values, isa.lanes))
             buffers = [left.buffer, panels, initial, scales, *row_terms]
             operands = [*buffers, *(v.buffer for v in leaves), destination.buffer]
             emitter.step(product, operands, macs=math.prod(shape) * depth)

@@ -20,6 +20,7 @@ from hwsim.compile.isa import Isa
 from hwsim.compile.program import constant
 from hwsim.compile.values import Lazy, Pending, Value, View
 from hwsim.errors import UserError
+from quant.log_codes import thresholds
 
 
 @dataclass
@@ -63,6 +64,21 @@ class Quantized:
         return tree, (*leaves, *added)
 
 
+@dataclass
+class LogQuantized(Quantized):
+    """Log codes of attention weights (quant/log_codes.py); ``levels`` is the code of zero."""
+
+    levels: int = 0
+    steps: int = 2
+
+    def tree(self, x: Node, leaves: tuple[View, ...], name: str) -> tuple[Node, tuple[View, ...]]:
+        """The quantizer over ``x``; its scale joins the leaves."""
+        settings = constant(name, np.array([self.scale], np.float32))
+        scale = View(settings, 0, self.shape, (0,) * len(self.shape))
+        settled = (self.levels, self.steps, *thresholds(self.steps))
+        return Node("log_code", (x, leaf(len(leaves) + 1)), settled), (*leaves, scale)
+
+
 class CodesLowering:
     """Mixin of `Lowering`."""
 
@@ -91,7 +107,20 @@ class CodesLowering:
     def _hwsim_quantize_default(self, node: Any) -> Quantized:
         x, scale, zero_point, bits, signed = node.args
         shape = tuple(node.meta["val"].shape)
-        made = Quantized(x, self._scalar(scale), int(self._scalar(zero_point)), bits, signed, shape)
+        return self._laid_out(
+            node, Quantized(x, self._scalar(scale), int(self._scalar(zero_point)), bits, signed, shape)
+        )
+
+    def _hwsim_log_quantize_default(self, node: Any) -> Quantized:
+        x, scale, levels, steps = node.args
+        shape = tuple(node.meta["val"].shape)
+        return self._laid_out(
+            node, LogQuantized(x, self._scalar(scale), 0, 8, False, shape, levels=levels, steps=steps)
+        )
+
+    def _laid_out(self, node: Any, made: Quantized) -> Quantized:
+        """The codes in every layout that a reader of ``node`` wants."""
+        x = node.args[0]
         kinds = {(_layout(user, node)) for user in node.users}
         conv = [user for user in node.users if _layout(user, node) == "conv"]
         padding = tuple(max((user.args[5][i] for user in conv), default=0) for i in range(2))
@@ -101,7 +130,7 @@ class CodesLowering:
         for kind in sorted(kinds):
             if kind == "right" and made.wide:
                 raise UserError(
-                    f"layer {self.emitter.layer}: a right operand of {bits} bits has no kernel; use 8"
+                    f"layer {self.emitter.layer}: a right operand of {made.bits} bits has no kernel; use 8"
                 )
             made.codes[kind] = self._write_codes(made, kind, padding)
         return made

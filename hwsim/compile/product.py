@@ -56,7 +56,9 @@ class Product:
         operands: Epilogue operands.
         row_terms: Whether an int32 per row is added to the accumulators (zero point of the right operand).
         units: Cores it is spread over.
-        vectorized_scale: One scale for each packed lane; else one for all.
+        vectorized_scale: One scale for each packed lane; else one for all, or for each plane.
+        planes: Planes of activations, and the stride between them: every plane has an accumulator and a scale of its
+            own, and they are added in order (log codes of attention, see `powers`).
     """
 
     dims: tuple[tuple[int, int, int], ...]
@@ -75,6 +77,7 @@ class Product:
     operands: tuple[Operand, ...] = ()
     row_terms: bool = False
     vectorized_scale: bool = True
+    planes: tuple[int, int] = (1, 0)
     units: int = 1
     raw: bool = False
     permuted: bool = False
@@ -145,14 +148,15 @@ class Product:
         if not self.floating:
             result.append(("initial", self.batches * lanes, "int32"))
         if not (self.raw or self.floating):
-            result.append(("scale", self.batches * lanes if self.vectorized_scale else isa.lanes, "float32"))
+            own = self.batches * lanes if self.vectorized_scale else self.planes[0] * isa.lanes
+            result.append(("scale", own, "float32"))
         if not self.direct:
             result.append(("table", self.slots * (isa.lanes if self.permuted else 1), "int32"))
         if self.later_terms:
             entries = self.slots * self.later_terms * isa.lanes
             result += [("lanes", entries, "int32"), ("later_scale", entries, "float32")]
         if self.row_terms:
-            result.append(("row_terms", self.batches * self.rows, "int32"))
+            result.append(("row_terms", self.planes[0] * self.batches * self.rows, "int32"))
         result += [(f"operand{i}", o.elements, "float32") for i, o in enumerate(self.operands)]
         return [*result, ("out", self.sizes[1], self.out_dtype)]
 

@@ -127,7 +127,9 @@ class ProductCode:
         """Rows of a tile: accumulators, one set of weights and a broadcast fit the registers."""
         if self.product.tile_rows:
             return self.product.tile_rows
-        isa = self.isa
+        isa, planes = self.isa, self.product.planes[0]
+        if planes > 1:
+            return max(1, isa.tile_rows * isa.tile_vectors // (planes * vectors))
         if vectors <= isa.tile_vectors:
             return isa.tile_rows
         # Packed weights hold two sets of registers: as loaded, and as unpacked for the step.
@@ -168,14 +170,17 @@ class ProductCode:
             code.bind("a", batch_base + sum(c * s for c, (_, s, _) in zip(where, product.dims, strict=True)))
             for where in coordinates
         ]
-        acc = code.scratch("acc", rows * vectors, self._vector)
+        planes, stride = product.planes
+        if planes > 1:
+            starts = [code.bind("a", start + plane * stride) for start in starts for plane in range(planes)]
+        acc = code.scratch("acc", len(starts) * vectors, self._vector)
         lane = (place.batch_index * product.packed_lanes + place.vector) * isa.lanes
         for v in range(vectors):
             if product.floating:
                 initial = constant(0.0, "float32", isa.lanes)
             else:
                 initial = code.bind("c", self.buffers["initial"].vload([lane + v * isa.lanes], self._vector))
-            for i in range(rows):
+            for i in range(len(starts)):
                 code.store(acc, i * vectors + v, initial)
         self._prefetch_outputs(place, coordinates)
         self._accumulate(place, starts, acc)
@@ -241,8 +246,15 @@ class ProductCode:
             ragged = place.section.ragged if output == len(place.section.pattern) - 1 else 0
             moves = self._moves(place, output)
             for i, where in enumerate(coordinates):
-                sums = [acc.vload([i * vectors + first + t]) for t in range(terms)]
-                values = [self._finish(value, place, where) for value in sums]
+                count = product.planes[0]
+                sums = [
+                    acc.vload([(i * count + p) * vectors + first + t])
+                    for p in range(count)
+                    for t in range(terms)
+                ]
+                values = [
+                    self._finish(value, place, where, index // terms) for index, value in enumerate(sums)
+                ]
                 later: list[tuple[Any, Any, Any]] = []
                 for (a, b), lanes, scale in moves:
                     moved = permute(acc.vload([i * vectors + a]), lanes, acc.vload([i * vectors + b]))
@@ -263,13 +275,13 @@ class ProductCode:
             moves.append(((a, b), index, scale))
         return moves
 
-    def _finish(self, value: Any, place: "_Place", where: list[Any]) -> Any:
+    def _finish(self, value: Any, place: "_Place", where: list[Any], plane: int = 0) -> Any:
         """Undo the packing shift and add the row term."""
         product, lanes = self.product, self.isa.lanes
         if product.packed_bits < 8:
             value = value >> broadcast(tirx.const(8 - product.packed_bits, "int32"), lanes)
         if product.row_terms:
-            row: Any = place.batch_index
+            row: Any = place.batch_index + plane * product.batches
             for coordinate, (extent, _, _) in zip(where, product.dims, strict=True):
                 row = row * extent + coordinate
             value = value + broadcast(self.buffers["row_terms"].vload([row]), lanes)
@@ -326,7 +338,9 @@ class ProductCode:
         total = None
         for term, value in enumerate(values):
             place_of_entry = place.batch_index * self.product.packed_lanes + place.vector
-            lane = (place_of_entry + first + term) * lanes if self.product.vectorized_scale else 0
+            lane = (place_of_entry + first + term) * lanes
+            if not self.product.vectorized_scale:
+                lane = term * lanes if self.product.planes[0] > 1 else 0
             scale = self.buffers["scale"].vload([lane], vector("float32", lanes))
             part = self.code.bind("y", rounded(self.isa, value.astype(vector("float32", lanes)) * scale))
             total = part if total is None else self.code.bind("y", total + part)

@@ -32,7 +32,7 @@ _SECONDS = 1e-3  # of one measurement: short kernels are called often enough to 
 
 def candidates(product: Product, isa: Isa) -> Iterator[Product]:
     """Other block sizes worth a try: the accumulators of a tile must still fit the registers."""
-    vectors = max(section.vectors for section in product.sections)
+    vectors = product.planes[0] * max(section.vectors for section in product.sections)
     most = max(1, (31 - vectors) // vectors) if isa.lanes > 8 else max(1, isa.tile_rows)
     tiles = {rows for rows in (most, most - 1, most - 2, most // 2) if 1 <= rows <= product.rows}
     blocks = {0} if product.taps or product.rows < 200 else {0, product.rows, 96, 192}
