@@ -89,12 +89,14 @@ def onnxruntime_call(path, feed, threads):
     return lambda: session.run(None, feed)
 
 
-def openvino_call(path, feed, threads):
-    """One inference in OpenVINO."""
+def openvino_call(path, feed, threads, precision=None):
+    """One inference in OpenVINO, which by itself computes in bfloat16 where the processor can."""
     import openvino
 
     core = openvino.Core()
     settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
+    if precision is not None:
+        settings["INFERENCE_PRECISION_HINT"] = precision
     request = core.compile_model(core.read_model(str(path)), "CPU", settings).create_infer_request()
     for index, value in enumerate(feed.values()):
         request.set_input_tensor(index, openvino.Tensor(np.ascontiguousarray(value)))
@@ -115,7 +117,9 @@ def measure(name, options):
             plain, quantized, feed = export(model, inputs, folder)
             for kind, path in (("int8", quantized), ("fp32", plain)):
                 calls[f"onnxruntime {kind}"] = onnxruntime_call(path, feed, options.threads)
-                calls[f"openvino {kind}"] = openvino_call(path, feed, options.threads)
+            calls["openvino int8"] = openvino_call(quantized, feed, options.threads)
+            calls["openvino fp32"] = openvino_call(plain, feed, options.threads, "f32")
+            calls["openvino bf16"] = openvino_call(plain, feed, options.threads, "bf16")
         except Exception as error:
             print(f"{name}: peer left out: {type(error).__name__}: {str(error)[:200]}", file=sys.stderr)
         clock = time.process_time if options.threads == 1 else time.perf_counter
@@ -131,7 +135,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    peers = ["onnxruntime int8", "openvino int8", "onnxruntime fp32", "openvino fp32"]
+    peers = [f"{peer} {kind}" for kind in ("int8", "fp32") for peer in ("onnxruntime", "openvino")]
+    peers.append("openvino bf16")
     rows = []
     for name in options.models:
         times, facts = measure(name, options)
