@@ -1,6 +1,6 @@
 """Writes an artifact: a folder that runs without torch and without the compiler.
 
-module.so            kernels (for C and CUDA their source, for CUDA also a fat binary or PTX)
+module.so            kernels (for C and CUDA their source; for CUDA also a fat binary, or PTX for some generations)
 params.safetensors   packed weights, scales, tables: one flat tensor for each constant
 program.json         buffers with their places in the arena, and the kernel calls in order
 plan.json            the plan it was made from, where there is one
@@ -137,10 +137,9 @@ def write_artifact(
         source, launches = cuda_source(program.kernels(), isa)
         write_text(directory / "kernels.cu", source)
         names.append("kernels.cu")
-        compiled = compile_cuda(source)
-        if compiled is not None:
-            write_bytes(directory / compiled[0], compiled[1])
-            names.append(compiled[0])
+        for name, content in compile_cuda(source):
+            write_bytes(directory / name, content)
+            names.append(name)
     else:
         objects = build_objects(program.kernels(), isa, progress)
         with tempfile.TemporaryDirectory(dir=directory) as scratch:

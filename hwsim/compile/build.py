@@ -32,6 +32,8 @@ _SOURCES = (
     "expr.py",
     "product.py",
     "product_code.py",
+    "cuda_tensor_core.py",
+    "tensor_core.cuh",
     "panels.py",
     "vector.py",
     "rowwise.py",

@@ -34,7 +34,7 @@ class Code:
 
     def __init__(self, name: str, device: bool = False) -> None:
         self.name, self.device = name, device
-        self.threads: list[int] = []
+        self.launches: list[tuple[int, int]] = []  # blocks, threads of each
         self.parameters: list[Var] = []
         self._stack: list[list[Any]] = [[]]
         self._counter = 0
@@ -49,9 +49,9 @@ class Code:
         self.parameters.append(buffer)
         return buffer
 
-    def scratch(self, name: str, elements: int, dtype: str) -> Buffer:
-        """Small constant-size memory that stays in registers or on the stack."""
-        scope = "local" if self.device else ""
+    def scratch(self, name: str, elements: int, dtype: str, *, shared: bool = False) -> Buffer:
+        """Small constant-size memory: in registers, on the stack, or ``shared`` by the threads of a block."""
+        scope = ("shared" if shared else "local") if self.device else ""
         buffer = tirx.decl_buffer((elements,), dtype, name=self._fresh(name), scope=scope)
         self.emit(tirx.AllocBuffer(buffer, {"disable_lower_builtin": tirx.const(1, "bool")}))
         return buffer
@@ -79,7 +79,7 @@ class Code:
         return variable
 
     @contextmanager
-    def loop(self, extent: int, *, parallel: bool = False) -> Iterator[Expr]:
+    def loop(self, extent: int, *, parallel: bool = False, unroll: bool = False) -> Iterator[Expr]:
         """A counted loop; a loop of one turn leaves no trace but the constant 0."""
         if extent == 1:
             yield tirx.const(0, "int32")
@@ -88,7 +88,7 @@ class Code:
         self._stack.append([])
         yield variable
         body = _sequence(self._stack.pop())
-        kind = tirx.ForKind.PARALLEL if parallel else tirx.ForKind.SERIAL
+        kind = tirx.ForKind.UNROLLED if unroll else tirx.ForKind.PARALLEL if parallel else tirx.ForKind.SERIAL
         self.emit(tirx.For(variable, 0, extent, kind, body))
 
     @contextmanager
@@ -102,25 +102,32 @@ class Code:
                 ]
             return
         count = prod(extents)
-        blocks = -(-count // BLOCK)
+        with self.blocks(-(-count // BLOCK), BLOCK) as (block, thread):
+            turn = self.bind("turn", block * BLOCK + thread)
+            with self.when(turn < count):
+                yield self.coordinates(turn, extents)
+
+    @contextmanager
+    def blocks(self, count: int, threads: int) -> Iterator[tuple[Expr, Expr]]:
+        """A kernel of its own on a graphics processor: yields the number of the block and of the thread in it."""
         block, thread = (tirx.Var(self._fresh(stem), "int32") for stem in ("block", "thread"))
         self._stack.append([])
-        rest = self.bind("turn", block * BLOCK + thread)
-        inside = rest < count
-        self._stack.append([])
-        coordinates: list[Expr] = []
-        for extent in reversed(extents[1:]):
-            coordinates.insert(0, self.bind("d", tirx.floormod(rest, extent)))
-            rest = self.bind("q", tirx.floordiv(rest, extent))
-        yield [rest, *coordinates] if extents else []
-        self.emit(tirx.IfThenElse(inside, _sequence(self._stack.pop()), None))
+        yield block, thread
         body = _sequence(self._stack.pop())
-        for variable, tag, extent in ((thread, "threadIdx.x", BLOCK), (block, "blockIdx.x", blocks)):
+        for variable, tag, extent in ((thread, "threadIdx.x", threads), (block, "blockIdx.x", count)):
             span = tvm.ir.Range.from_min_extent(tirx.const(0, "int32"), tirx.const(extent, "int32"))
             bound = tirx.IterVar(span, variable, tirx.IterVar.ThreadIndex, tag)
             body = tirx.For(variable, 0, extent, tirx.ForKind.THREAD_BINDING, body, bound)
-        self.threads.append(count)
+        self.launches.append((count, threads))
         self.emit(body)
+
+    def coordinates(self, turn: Expr, extents: Sequence[int]) -> list[Expr]:
+        """``turn`` counted through nested loops of these extents, the innermost first."""
+        found: list[Expr] = []
+        for extent in reversed(extents[1:]):
+            found.insert(0, self.bind("d", tirx.floormod(turn, extent)))
+            turn = self.bind("q", tirx.floordiv(turn, extent))
+        return [turn, *found] if extents else []
 
     @contextmanager
     def when(self, condition: Expr) -> Iterator[None]:
@@ -133,7 +140,8 @@ class Code:
         """The finished function, exported under its name."""
         function = tirx.PrimFunc(self.parameters, _sequence(self._stack[0]))
         attributes = {"global_symbol": self.name, "tirx.noalias": True, "s_tir": True}
-        return function.with_attr(attributes | ({"hwsim.threads": self.threads} if self.device else {}))
+        launches = [number for launch in self.launches for number in launch]
+        return function.with_attr(attributes | ({"hwsim.launches": launches} if self.device else {}))
 
 
 def _sequence(statements: list[Any]) -> Any:

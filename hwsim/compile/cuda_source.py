@@ -1,7 +1,9 @@
 """Kernels as one CUDA file, with the table that says how to launch them; compiled where nvcc or NVRTC is installed.
 
-The same kernels as for every machine: outer loops become threads, products are dp4a instructions. One kernel of
-ours may become several launches (a section of panels each).
+The same kernels as for every machine: outer loops become threads. Dense products run on tensor cores
+(`cuda_tensor_core`), the others multiply with dp4a. One kernel of ours may become several launches (a section of
+panels each). Code for all device generations comes from one source: what differs is decided by the architecture for
+which it is compiled.
 """
 # pyright: basic
 # TVM ships no type stubs.
@@ -17,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from hwsim.compile.build import Kernel, kernel_name
-from hwsim.compile.builder import BLOCK, compile_functions
+from hwsim.compile.builder import compile_functions
+from hwsim.compile.cuda_tensor_core import MAIN_LOOP
 from hwsim.compile.isa import ROUNDED, WORD, Isa
 from hwsim.errors import UserError
 
@@ -36,6 +39,7 @@ static __device__ __forceinline__ float {ROUNDED}(float value) {{ return __fadd_
 """
 _KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\)\s*\{')
 _ARCHITECTURES = ("75", "80", "86", "89", "90")
+_PTX_ARCHITECTURES = ("75", "80", "90")  # a driver compiles the newest that its device takes
 
 
 def cuda_source(kernels: list[Kernel], isa: Isa) -> tuple[str, dict[str, list[dict[str, Any]]]]:
@@ -49,12 +53,17 @@ def cuda_source(kernels: list[Kernel], isa: Isa) -> tuple[str, dict[str, list[di
         text = text[text.index('extern "C" __global__') :]
         pieces.append(text)
         places = {argument: index for index, (argument, _, _) in enumerate(kernel.arguments(isa))}
-        threads = [int(count) for count in function.attrs["hwsim.threads"]]
-        launches[name] = _launches(text, places, threads)
-    return PRELUDE + "\n".join(pieces), launches
+        numbers = [int(number) for number in function.attrs["hwsim.launches"]]
+        shapes = list(zip(numbers[::2], numbers[1::2], strict=True))
+        launches[name] = _launches(text, places, shapes)
+    body = "\n".join(pieces)
+    main_loop = (
+        Path(__file__).with_name("tensor_core.cuh").read_text(encoding="utf-8") if MAIN_LOOP in body else ""
+    )
+    return PRELUDE + main_loop + body, launches
 
 
-def _launches(text: str, places: dict[str, int], threads: list[int]) -> list[dict[str, Any]]:
+def _launches(text: str, places: dict[str, int], shapes: list[tuple[int, int]]) -> list[dict[str, Any]]:
     found: dict[int, dict[str, Any]] = {}
     for symbol, parameters in _KERNEL.findall(text):
         number = re.search(r"_kernel_(\d+)$", symbol)
@@ -62,25 +71,27 @@ def _launches(text: str, places: dict[str, int], threads: list[int]) -> list[dic
         names = [parameter.split()[-1].removesuffix("_ptr") for parameter in parameters.split(",")]
         found[index] = {
             "symbol": symbol,
-            "blocks": -(-threads[index] // BLOCK),
-            "threads": BLOCK,
+            "blocks": shapes[index][0],
+            "threads": shapes[index][1],
             "arguments": [places[name] for name in names],
         }
-    if sorted(found) != list(range(len(threads))):
-        raise AssertionError(f"{len(threads)} grids, kernels {sorted(found)} in the CUDA source")
+    if sorted(found) != list(range(len(shapes))):
+        raise AssertionError(f"{len(shapes)} grids, kernels {sorted(found)} in the CUDA source")
     return [found[index] for index in sorted(found)]
 
 
-def compile_cuda(source: str) -> tuple[str, bytes] | None:
-    """File name and content for a device: a fat binary by nvcc, else PTX by NVRTC, else None.
+def compile_cuda(source: str) -> list[tuple[str, bytes]]:
+    """File names and contents for devices: a fat binary by nvcc, else PTX by NVRTC, else nothing.
 
     PTX is compiled for the device when a driver loads it; the wheel nvidia-cuda-nvrtc-cu12 is enough to make it.
     """
     nvcc = shutil.which("nvcc")
     if nvcc is not None:
-        return "kernels.fatbin", _by_nvcc(nvcc, source)
-    library = _nvrtc()
-    return None if library is None else ("kernels.ptx", _by_nvrtc(library, source))
+        return [("kernels.fatbin", _by_nvcc(nvcc, source))]
+    library = nvrtc_library()
+    if library is None:
+        return []
+    return [(f"kernels.sm_{a}.ptx", _by_nvrtc(library, source, a)) for a in _PTX_ARCHITECTURES]
 
 
 def _by_nvcc(nvcc: str, source: str) -> bytes:
@@ -96,7 +107,7 @@ def _by_nvcc(nvcc: str, source: str) -> bytes:
         return output.read_bytes()
 
 
-def _nvrtc() -> ctypes.CDLL | None:
+def nvrtc_library() -> ctypes.CDLL | None:
     """The library of the NVRTC wheel, or of a CUDA installation."""
     found = [
         path
@@ -107,9 +118,9 @@ def _nvrtc() -> ctypes.CDLL | None:
     return ctypes.CDLL(name) if name else None
 
 
-def _by_nvrtc(library: ctypes.CDLL, source: str) -> bytes:
+def _by_nvrtc(library: ctypes.CDLL, source: str, architecture: str) -> bytes:
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
-    option = f"--gpu-architecture=compute_{_ARCHITECTURES[0]}".encode()
+    option = f"--gpu-architecture=compute_{architecture}".encode()
     library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernels.cu", 0, None, None)
     failed = library.nvrtcCompileProgram(program, 1, (ctypes.c_char_p * 1)(option))
     what = "ProgramLog" if failed else "PTX"

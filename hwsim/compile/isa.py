@@ -9,6 +9,7 @@ one entry here and, if its dot product is new, one branch in `dot`.
     sdot      Armv8.2 dot product: 4 lanes, 4 products; s8 x s8, activations flipped by 0x80
     usdot     the Armv8.6 (i8mm) form of it: u8 x s8, nothing to flip
     dp4a      CUDA: four products of bytes in one instruction of a thread; activations flipped as for sdot
+    mma       CUDA: tensor cores, 32 products deep, u8 x s8 (`cuda_tensor_core`); chosen by `Isa.dense`
     fma       float32 multiply-add, for the layers a plan leaves in float
     mul       widening multiply-add in whatever vectors LLVM finds (RISC-V V, plain C with one lane)
 """
@@ -25,7 +26,7 @@ from hwsim.compile.builder import broadcast, tirx, vector
 from hwsim.errors import UserError
 
 WORD, ROUNDED = "hwsim_word", "hwsim_rounded"  # functions in the prelude of the CUDA source
-Dot = Literal["vnni512", "vnni256", "avx2", "sdot", "usdot", "dp4a", "mul", "fma"]
+Dot = Literal["vnni512", "vnni256", "avx2", "sdot", "usdot", "dp4a", "mma", "mul", "fma"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Isa:
         compiler: Cross compiler that links the artifact, None for the host's own.
         emulator: Command that runs a foreign binary on this machine, for tests.
         activation_offset: What the dot product subtracts from every code (128 where it is signed).
+        matrix_depth: Products summed by one instruction of the matrix unit; 0 where there is none.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Isa:
     compiler: str | None = None
     emulator: tuple[str, ...] = ()
     activation_offset: int = 0
+    matrix_depth: int = 0
 
     @property
     def permutes(self) -> bool:
@@ -87,6 +90,15 @@ class Isa:
     def wide(self) -> "Isa":
         """The variant for activation codes of more than 8 bits: 32-bit products, same vectors."""
         return replace(self, dot="mul", depth=1, activation_offset=0, tile_vectors=min(self.tile_vectors, 2))
+
+    def dense(self, run: int, taps: int = 1) -> "Isa":
+        """The variant for a product over ``taps`` runs of ``run`` codes: the matrix unit, if half of it is used."""
+        filled = -(-run // self.matrix_depth) * self.matrix_depth if self.matrix_depth else 0
+        if not filled or run * taps < self.matrix_depth or 2 * run < filled:
+            return self
+        return replace(
+            self, dot="mma", depth=self.matrix_depth, matrix_depth=0, activation_offset=0, tile_vectors=8
+        )
 
     def floating(self) -> "Isa":
         """The variant for layers left in float: float32 multiply-adds in the same tiles."""
@@ -131,7 +143,10 @@ ISAS: dict[str, Isa] = {
             "riscv64-linux-gnu-gcc", _RISCV64,
         ),
         Isa("c", "mul", 1, 1, 2, 4, (("kind", "c"),)),
-        Isa("cuda", "dp4a", 1, 4, 4, 4, (("kind", "cuda"), ("arch", "sm_75")), activation_offset=128),
+        Isa(
+            "cuda", "dp4a", 1, 4, 4, 4, (("kind", "cuda"), ("arch", "sm_75")),
+            activation_offset=128, matrix_depth=32,
+        ),
     )
 }  # fmt: skip
 

@@ -72,8 +72,9 @@ class AttentionLowering(CodesLowering):
         if pair.left.shape[:-2] != shape[:-2] or pair.right.shape[:-2] != shape[:-2]:
             raise UserError(f"layer {layer}: a broadcast product of two activations has no kernel")
         zero = pair.right.stored_zero - 128
+        sections = sections_for(columns, isa.lanes, isa.dense(depth).tile_vectors)
         packing = PackRight(
-            batch, columns, depth, sections_for(columns, isa.lanes, isa.tile_vectors), right.buffer.elements,
+            batch, columns, depth, sections, right.buffer.elements,
             right.strides[-3] if len(shape) > 2 else right.buffer.elements,
             (right.strides[-1], right.strides[-2]), emitter.parallel,
         )  # fmt: skip

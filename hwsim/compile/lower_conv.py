@@ -22,7 +22,7 @@ class ConvolutionLowering(PackingLowering):
     def _convolution(self, acc: Accumulators, terms: list[Term], shape: tuple[int, ...]) -> Pending:
         x, emitter, layer, conv = acc.x, self.emitter, self.emitter.layer, acc.conv
         assert conv is not None
-        codes, machine = x.codes["conv"], self._machine(acc.x)
+        codes = x.codes["conv"]
         _, _, high, wide = codes.strides
         channels, groups = shape[1] // conv.groups, conv.groups
         depth = x.shape[1] // groups
@@ -32,9 +32,10 @@ class ConvolutionLowering(PackingLowering):
         matrices = [[_taps_first(t, conv.kernel, depth, pitch, joined) for t in part] for part in split]
         taps = conv.kernel[0] if joined else conv.kernel[0] * conv.kernel[1]
         bits = max(storage_bits(t.codes) for t in terms)
+        run = conv.kernel[1] * pitch if joined else depth
+        machine = self._machine(x, run, taps)
         packs = [self._packed(part, channels, taps, machine, 2, bits) for part in matrices]
         packed = _join_groups(packs)
-        run = conv.kernel[1] * pitch if joined else depth
         steps = [(conv.kernel[0], high * conv.dilation[0])]
         if not joined:
             steps.append((conv.kernel[1], wide * conv.dilation[1]))

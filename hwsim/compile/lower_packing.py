@@ -64,8 +64,8 @@ class PackingLowering(AttentionLowering):
     ) -> Packed:
         return pack_terms(terms, channels, taps, machine, machine.panel_vectors(rows), bits)
 
-    def _machine(self, q: Quantized) -> Isa:
-        return self.isa.wide() if q.wide else self.isa
+    def _machine(self, q: Quantized, run: int, taps: int = 1) -> Isa:
+        return self.isa.wide() if q.wide else self.isa.dense(run, taps)
 
     def _permute_constants(
         self, product: Product, leaves: tuple[View, ...], packed: Packed
@@ -99,12 +99,14 @@ class PackingLowering(AttentionLowering):
             packed_bits=packed.packed_bits,
             permuted=packed.permuted,
             activation_dtype=codes.buffer.dtype,
+            activation_bits=4 if self.isa.matrix_depth and x.bits <= 4 and not x.signed else 8,
             out_offset=destination.offset,
             out_dtype=destination.buffer.dtype,
             units=self.emitter.units,
         )
         product, leaves = self._permute_constants(product, leaves, packed)
-        constants = self._operands_of(packed, x.stored_zero, self._machine(x), not product.direct)
+        machine = product.machine(self.isa)
+        constants = self._operands_of(packed, x.stored_zero, machine, not product.direct)
         operands = [codes.buffer, *constants, *(v.buffer for v in leaves), destination.buffer]
         self.emitter.step(product, operands, macs=macs)
 

@@ -131,7 +131,7 @@ class ProductLowering(ConvolutionLowering, TermLowering):
 
     def _linear(self, acc: Accumulators, terms: list[Term], shape: tuple[int, ...]) -> Pending:
         x, emitter, layer = acc.x, self.emitter, self.emitter.layer
-        codes, machine = x.codes["rows"], self._machine(acc.x)
+        codes, machine = x.codes["rows"], self._machine(x, x.shape[-1])
         rows = math.prod(shape[:-1])
         packed = self._packed(terms, shape[-1], 1, machine, rows)
         macs = rows * sum(t.codes.size for t in terms)

@@ -51,8 +51,9 @@ class TermLowering(PackingLowering):
 
     def _partial(self, acc: Accumulators, terms: list[Term]) -> tuple[Product, list[Buffer], View]:
         """Some terms of a linear layer as float sums; a term with few rows writes only those, the others stay 0."""
-        x, shape, machine, emitter = acc.x, acc.shape, self._machine(acc.x), self.emitter
+        x, shape, emitter = acc.x, acc.shape, self.emitter
         codes, rows, channels = x.codes["rows"], math.prod(shape[:-1]), shape[-1]
+        machine = self._machine(x, x.shape[-1])
         view = View(emitter.work(rows * channels), 0, shape, row_major(shape))
         places, own = terms[0].rows, len(terms[0].rows)
         if own == channels:

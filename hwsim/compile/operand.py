@@ -38,13 +38,17 @@ class PackRight:
 
     def arguments(self, isa: Isa) -> list[tuple[str, int, str]]:
         """Name, elements and dtype of every parameter, in order."""
-        steps = -(-self.depth // isa.depth)
         return [
             ("codes", self.elements, "uint8"),
             ("zeros", 2, "int32"),
             ("initial", self.batch * self.slots() * isa.lanes, "int32"),
-            ("out", self.batch * self.slots() * steps * isa.lanes * isa.depth, "int8"),
+            ("out", self.batch * self.slots() * self._steps(isa) * isa.lanes * isa.depth, "int8"),
         ]
+
+    def _steps(self, isa: Isa) -> int:
+        """Steps of the dot product in a panel; the matrix unit takes several at once, the last ones may be empty."""
+        depth = isa.dense(self.depth).depth
+        return -(-self.depth // depth) * (depth // isa.depth)
 
     def build(self, name: str, isa: Isa) -> PrimFunc:
         """The kernel for ``isa``."""
@@ -59,18 +63,27 @@ class PackRight:
         return code.function()
 
     def _slot(self, isa: Isa, code: Code, buffers: tuple[Any, ...], where: tuple[Any, Any, Any, int]) -> None:
-        """All of K for one vector of columns: bytes, then their sums times what the zero point asks."""
+        """All of K for one vector of columns: bytes, then their sums times what the zero point asks.
+
+        The reader takes ``together`` steps of one vector before the next vector (one, but for a matrix unit).
+        """
         codes, zeros, initial, out = buffers
         entry, first, v, vectors = where
         whole, rest = divmod(self.depth, isa.depth)
         word = isa.lanes * isa.depth
         start = code.bind("c", entry * self.batch_stride + (first + v) * (isa.lanes * self.steps[0]))
-        panel = (entry * self.slots() + first) * ((whole + (rest > 0)) * word)
+        reader, steps = isa.dense(self.depth), self._steps(isa)
+        together = reader.depth // isa.depth
+        panel = (entry * self.slots() + first) * (steps * word)
         total = code.scratch("sum", 1, vector("int32", isa.lanes))
         code.store(total, 0, constant(0, "int32", isa.lanes))
 
+        def place_of(block: Any) -> Any:
+            turn, within = (block, 0) if together == 1 else (block // together, block % together)
+            return code.bind("b", panel + ((turn * vectors + v) * together + within) * word)
+
         def step(block: Any, valid: int) -> None:
-            place = code.bind("b", panel + (block * vectors + v) * word)
+            place = place_of(block)
             self._block(isa, code, codes, out, (start + block * isa.depth * self.steps[1], place, valid))
             packed = out.vload([place], vector("int8", word))
             code.store(total, 0, dot(isa, total.vload([0]), _ones(isa), packed))
@@ -80,7 +93,13 @@ class PackRight:
                 step(block, isa.depth)
         if rest:
             step(tirx.const(whole, "int32"), rest)
-        offset = tirx.const(isa.activation_offset, "int32") - zeros.vload([0])
+        used = whole + (rest > 0)
+        if used < steps:
+            with code.loop(steps - used) as empty:
+                place = place_of(empty + used)
+                for byte in range(word):
+                    code.store(out, place + byte, tirx.const(0, "int8"))
+        offset = tirx.const(reader.activation_offset, "int32") - zeros.vload([0])
         lane = (entry * self.slots() + first + v) * isa.lanes
         code.store(initial, lane, total.vload([0]) * broadcast(offset, isa.lanes))
 

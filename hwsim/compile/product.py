@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from math import prod
 
 from hwsim.compile.builder import Code, PrimFunc
+from hwsim.compile.cuda_tensor_core import TensorCode
 from hwsim.compile.expr import Node, leaf
 from hwsim.compile.isa import Isa
 from hwsim.compile.panels import Operand, Section
@@ -43,7 +44,9 @@ class Product:
         packed_bits: 8, 4 or 2: how weight codes lie in memory.
         columns: Output columns.
         activation_dtype: uint8, int32 for codes of more than 8 bits, float32 for a layer left in float
-            (weights are then float32 too, and there are neither initial accumulators nor scales).
+            (weights are then float32 too, and there are neither initial accumulators nor scales); int8 on
+            tensor cores alone.
+        activation_bits: 4 where no code is above 15 and a machine gains from knowing it.
         sizes: Elements of the activation and output buffers.
         activation_offset: Where the activations begin in their buffer.
         out_offset: Where the output begins in its buffer.
@@ -70,6 +73,7 @@ class Product:
     batch: tuple[tuple[int, int, int], ...] = ()
     packed_bits: int = 8
     activation_dtype: str = "uint8"
+    activation_bits: int = 8
     activation_offset: int = 0
     out_offset: int = 0
     out_dtype: str = "float32"
@@ -163,14 +167,15 @@ class Product:
     def build(self, name: str, isa: Isa) -> PrimFunc:
         """The kernel for ``isa``."""
         code = Code(name, isa.device)
-        ProductCode(code, self, self.machine(isa)).write()
+        machine = self.machine(isa)
+        (TensorCode if machine.dot == "mma" else ProductCode)(code, self, machine).write()
         return code.function()
 
     def machine(self, isa: Isa) -> Isa:
         """The variant of ``isa`` that multiplies these activations."""
         if self.floating:
             return isa.floating()
-        return isa if self.activation_dtype == "uint8" else isa.wide()
+        return isa.wide() if self.activation_dtype == "int32" else isa.dense(self.run, self.tap_count)
 
     @property
     def floating(self) -> bool:

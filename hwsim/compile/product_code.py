@@ -148,15 +148,7 @@ class ProductCode:
 
     def _row_index(self, row: Any) -> list[Any]:
         """Coordinates of a row in ``dims``."""
-        dims = self.product.dims
-        if len(dims) == 1:
-            return [row]
-        result: list[Any] = []
-        rest = row
-        for extent, _, _ in reversed(dims[1:]):
-            result.insert(0, self.code.bind("d", tirx.floormod(rest, extent)))
-            rest = self.code.bind("q", tirx.floordiv(rest, extent))
-        return [rest, *result]
+        return self.code.coordinates(row, [extent for extent, _, _ in self.product.dims])
 
     def _tile(self, place: "_Place", first_row: Any, rows: int) -> None:
         """One register tile: accumulate over K, then the epilogue."""

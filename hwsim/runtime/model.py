@@ -9,13 +9,11 @@ threads of their own; a kernel call releases the interpreter's lock.
 # tvm_ffi is untyped where it matters.
 
 import ctypes
-import hashlib
 import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -23,40 +21,8 @@ from typing import Any
 import numpy as np
 
 from hwsim.errors import UserError
+from hwsim.runtime.runner import ALIGNMENT, Runner, allocate, read_params
 from hwsim.runtime.verify import check_hash, check_machine, read_manifest, sha256
-
-_ALIGNMENT = 64
-
-
-@dataclass(frozen=True)
-class Port:
-    """An input or output."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-
-def allocate(size: int) -> np.ndarray:
-    """``size`` zeroed bytes at a 64-byte boundary, with 64 bytes of slack behind them."""
-    raw = np.zeros(size + 2 * _ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % _ALIGNMENT
-    return raw[start : start + size + _ALIGNMENT]
-
-
-def read_params(path: Path) -> tuple[np.ndarray, str]:
-    """A safetensors file in one buffer, its data at a 64-byte boundary, and the sha256 of the whole file."""
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        head = 8 + int.from_bytes(stream.read(8), "little")
-        stream.seek(0)
-        raw = np.empty(size + 2 * _ALIGNMENT, np.uint8)
-        start = (-raw.ctypes.data - head) % _ALIGNMENT
-        content = raw[start : start + size]
-        if head > size or stream.readinto(content.data) != size:
-            raise UserError(f"{path}: not a safetensors file; compile the artifact again")
-    raw[start + size :] = 0
-    return raw[start:], hashlib.sha256(content.data).hexdigest()
 
 
 def _load_thread_pool(library: Path, threads: int) -> None:
@@ -88,25 +54,22 @@ def schedule(units: list[int]) -> list[list[list[int]]]:
     return blocks
 
 
-class Model:
-    """A loaded artifact; call it with arrays in order, or by name."""
+class Model(Runner):
+    """An artifact loaded for this processor."""
 
     def __init__(self, directory: Path, manifest: dict[str, Any], program: dict[str, Any]) -> None:
         import tvm_ffi
 
-        self.manifest = manifest
-        self.inputs = tuple(Port(p["name"], tuple(p["shape"]), p["dtype"]) for p in program["inputs"])
-        self.outputs = tuple(Port(p["name"], tuple(p["shape"]), p["dtype"]) for p in program["outputs"])
+        super().__init__(manifest, program)
         if "libtvm_runtime.so" in manifest["files"]:
             _load_thread_pool(directory / "libtvm_runtime.so", manifest["threads"])
         self._module = tvm_ffi.load_module(str(directory / "module.so"))
         self._arena = allocate(program["arena_bytes"])
         self._params, digest = read_params(directory / "params.safetensors")
+        self.weight_bytes, self.arena_bytes = self._params.nbytes, self._arena.nbytes
         check_hash(manifest, directory / "params.safetensors", digest)
         arrays = [self._place(entry) for entry in program["buffers"]]
         tensors = [tvm_ffi.from_dlpack(array) for array in arrays]
-        self.layers = [layer for _, _, layer, _ in program["steps"]]
-        self.kernels = [name for name, _, _, _ in program["steps"]]
         functions = {name: self._module[name] for name in set(self.kernels)}
         self._steps = [
             (functions[name], [tensors[i] for i in places]) for name, places, _, _ in program["steps"]
@@ -124,46 +87,9 @@ class Model:
             return allocate(size * dtype.itemsize)[: size * dtype.itemsize].view(dtype)
         base = self._arena if entry["kind"] == "work" else self._params
         window = base[entry["offset"] : entry["offset"] + size * dtype.itemsize]
-        if window.nbytes != size * dtype.itemsize or window.ctypes.data % _ALIGNMENT:
+        if window.nbytes != size * dtype.itemsize or window.ctypes.data % ALIGNMENT:
             raise UserError("program.json does not fit params.safetensors; compile the artifact again")
         return window.view(dtype)
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of all constants, as loaded."""
-        return self._params.nbytes
-
-    @property
-    def arena_bytes(self) -> int:
-        """Bytes of the planned activation memory."""
-        return self._arena.nbytes
-
-    def __call__(self, *arrays: np.ndarray, **named: np.ndarray) -> dict[str, np.ndarray]:
-        """Run once; returns fresh arrays by output name."""
-        self.set_inputs(*arrays, **named)
-        self.run()
-        return self.get_outputs()
-
-    def set_inputs(self, *arrays: np.ndarray, **named: np.ndarray) -> None:
-        """Check and copy the inputs."""
-        given = dict(zip((p.name for p in self.inputs), arrays, strict=False)) | named
-        wanted = {port.name for port in self.inputs}
-        if len(arrays) > len(self.inputs) or set(given) != wanted:
-            raise UserError(f"inputs {sorted(given)}: the model takes {[p.name for p in self.inputs]}")
-        for port, place in zip(self.inputs, self._in, strict=True):
-            array = np.asarray(given[port.name])
-            if tuple(array.shape) != port.shape:
-                raise UserError(
-                    f"input {port.name}: shape {tuple(array.shape)}, the model takes {port.shape}"
-                )
-            if array.dtype != port.dtype and not np.can_cast(array.dtype, port.dtype, "same_kind"):
-                raise UserError(f"input {port.name}: type {array.dtype}, the model takes {port.dtype}")
-            place[:] = array.reshape(-1)
-
-    @property
-    def units(self) -> int:
-        """Cores that one inference uses."""
-        return int(self.manifest["threads"])
 
     @contextmanager
     def on_one_core(self) -> Iterator[None]:
@@ -198,13 +124,6 @@ class Model:
             function, arguments = self._steps[index]
             function(*arguments)
 
-    def get_outputs(self) -> dict[str, np.ndarray]:
-        """Copies of the outputs."""
-        return {
-            port.name: place.reshape(port.shape).copy()
-            for port, place in zip(self.outputs, self._out, strict=True)
-        }
-
     def profile(self, repeats: int = 10) -> list[tuple[str, str, float]]:
         """(layer, kernel, best seconds) of every step; inputs must be set."""
         from time import perf_counter
@@ -218,15 +137,21 @@ class Model:
         return list(zip(self.layers, self.kernels, best, strict=True))
 
 
-def load(directory: str | Path) -> Model:
+def load(directory: str | Path) -> Runner:
     """Verify and load an artifact folder made by ``hwsim compile``."""
     root = Path(directory)
     manifest = read_manifest(root)
-    check_machine(manifest)
-    if "module.so" not in manifest["files"]:
+    on_device = manifest["machine"]["target"]["kind"] == "cuda"
+    if not on_device:
+        check_machine(manifest)
+    if not on_device and "module.so" not in manifest["files"]:
         raise UserError(f"{root}: holds no shared library for this machine; compile with --isa host")
     for name in manifest["files"]:
         if name != "params.safetensors":  # hashed while it is read, once
             check_hash(manifest, root / name, sha256(root / name))
     program = json.loads((root / "program.json").read_text(encoding="utf-8"))
+    if on_device:
+        from hwsim.runtime.cuda import CudaModel
+
+        return CudaModel(root, manifest, program)
     return Model(root, manifest, program)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from hwsim.runtime import Model
+    from hwsim.runtime import Runner
 
     Input = str | Path | NDArray[Any] | Mapping[str, NDArray[Any]]
 
@@ -73,7 +73,7 @@ def run_artifact(
     )
 
 
-def _arrays(given: "Input", model: "Model") -> "dict[str, np.ndarray]":
+def _arrays(given: "Input", model: "Runner") -> "dict[str, np.ndarray]":
     """Input arrays by name."""
     if isinstance(given, str | Path):
         return _read(files.existing_file(Path(given), "--input"), model)
@@ -82,7 +82,7 @@ def _arrays(given: "Input", model: "Model") -> "dict[str, np.ndarray]":
     return {model.inputs[0].name: given}
 
 
-def _read(path: Path, model: "Model") -> "dict[str, np.ndarray]":
+def _read(path: Path, model: "Runner") -> "dict[str, np.ndarray]":
     import numpy as np
 
     if path.suffix.lower() in _IMAGES:
@@ -101,7 +101,7 @@ def _read(path: Path, model: "Model") -> "dict[str, np.ndarray]":
         raise UserError(f"--input {path}: not a readable .npz ({error})") from error
 
 
-def _median_seconds(model: "Model", repeat: int) -> float:
+def _median_seconds(model: "Runner", repeat: int) -> float:
     from statistics import median
     from time import perf_counter
 

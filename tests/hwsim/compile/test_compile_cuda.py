@@ -1,6 +1,5 @@
-"""CUDA: the source computes the right bits (run on the CPU, thread by thread) and nvcc accepts it."""
+"""CUDA: artifacts run through the driver (a CPU in its place), every product has the right bits, nvcc accepts them."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -10,14 +9,16 @@ import numpy as np
 import pytest
 
 pytest.importorskip("tvm")
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from cuda_on_cpu import run_cuda_artifact
+from cuda_on_cpu import Kernels, driver
 from test_compile_networks import quantized
 
 from hwsim.compile import artifact
 from hwsim.compile import cuda_source as cuda_files
+from hwsim.compile.check import single_products, spread_inputs
 from hwsim.compile.cuda_source import cuda_source
 from hwsim.compile.isa import ISAS
 from hwsim.compile.lower import lower
@@ -25,34 +26,98 @@ from hwsim.compile.pack import Term, pack_terms
 from hwsim.compile.product import Product
 from hwsim.compile.proof import integer_proof
 from hwsim.errors import UserError
+from hwsim.runtime import cuda as runtime
+from hwsim.runtime import load
 
 CUDA = ISAS["cuda"]
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 
 
-@pytest.mark.parametrize(("factory", "scheme"), [("cnn", "w4a8.o2.g50"), ("transformer", "w8a8")])
-def test_source_computes_the_network(tmp_path, monkeypatch, factory, scheme):
-    if shutil.which("g++") is None:
-        pytest.skip("g++ is not installed")
-    monkeypatch.setattr(artifact, "compile_cuda", lambda source: None)
+def written(scratch, monkeypatch, factory, scheme, capability):
+    """An artifact, its model and one input, and a driver on which its kernels run."""
+    monkeypatch.setattr(artifact, "compile_cuda", lambda source: [("kernels.fatbin", b"stands in for it")])
     model, inputs, _ = quantized(factory, scheme)
     module = model.integer()
-    program = lower(module, CUDA)
-    artifact.write_artifact(program, CUDA, tmp_path / "art")
-    document = json.loads((tmp_path / "art" / "program.json").read_text())
-    params = np.fromfile(tmp_path / "art" / "params.safetensors", np.uint8)
-    found = run_cuda_artifact(tmp_path / "art", document, params, [x.numpy() for x in inputs], tmp_path)
+    artifact.write_artifact(lower(module, CUDA), CUDA, scratch / "art")
+    library = driver((scratch / "art" / "kernels.cu").read_text(), scratch, capability)
+    monkeypatch.setattr(runtime, "_LIBRARY", str(library))
+    return module, inputs
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("factory", "scheme", "capability"),
+    [("cnn", "w4a8.o2.g50", 75), ("transformer", "w8a8", 80), ("wide_transformer", "w4a4", 89)],
+)
+def test_artifact_runs_through_the_driver(tmp_path, monkeypatch, factory, scheme, capability):
+    """Loaded and run as on a device; a CPU answers in the driver's place."""
+    module, inputs = written(tmp_path, monkeypatch, factory, scheme, capability)
+    model = load(tmp_path / "art")
+    found = model(*[x.numpy() for x in inputs])["output0"]
     expected = module(*inputs)[0].numpy()
-    if factory == "cnn":
-        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
-    else:
-        assert np.abs(found - expected).max() <= 0.02 * np.abs(expected).max()
-    assert integer_proof(program, CUDA).share == 1.0
+    bound = 1e-6 if factory == "cnn" else 0.02 if scheme == "w8a8" else 0.2
+    assert np.abs(found - expected).max() <= bound * np.abs(expected).max()
+    assert np.array_equal(model(*[x.numpy() for x in inputs])["output0"], found)
+    assert [layer for layer, _, seconds in model.profile(1) if seconds > 0] == model.layers
+    assert integer_proof(lower(module, CUDA), CUDA).share == 1.0
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("factory", "scheme", "capability"),
+    [("wide_transformer", "w8a8", 75), ("wide_transformer", "w4a4.o2.g50", 80), ("cnn", "w4a4.o3.g50-25", 75),
+     ("cnn", "w2a8.o2.c50", 90), ("wide_transformer", "w4a4", 90)],
+)  # fmt: skip
+def test_every_product_equals_torch(tmp_path, factory, scheme, capability):
+    """Tolerance 0, each product cut out of the network, on codes that fill the whole range."""
+    model, _, _ = quantized(factory, scheme)
+    generator, programs = torch.Generator().manual_seed(0), []
+    for name, single in single_products(model.integer()):
+        programs.append((name, single, lower(single, CUDA), spread_inputs(single, generator)))
+    kernels = list(dict.fromkeys(k for _, _, program, _ in programs for k in program.kernels()))
+    assert any(getattr(k, "machine", lambda isa: isa)(CUDA).dot == "mma" for k in kernels)
+    source, launches = cuda_source(kernels, CUDA)
+    device = Kernels(source, tmp_path, capability)
+    for name, single, program, inputs in programs:
+        found = device.run_program(program, launches, [x.numpy() for x in inputs])
+        assert np.array_equal(found, single(*inputs)[0].numpy()), name
+
+
+def test_without_a_device_one_line_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(artifact, "compile_cuda", lambda source: [])
+    monkeypatch.setattr(runtime, "_LIBRARY", "libno-such-driver.so")
+    model, _, _ = quantized("cnn", "w8a8")
+    artifact.write_artifact(lower(model.integer(), CUDA), CUDA, tmp_path)
+    with pytest.raises(UserError, match=r"no driver on this machine.*--isa host"):
+        load(tmp_path)
+
+
+def test_image_for_a_device():
+    def image(capability, *names):
+        return runtime.image_for({"files": dict.fromkeys(names, "")}, capability)
+
+    texts = ("kernels.sm_75.ptx", "kernels.sm_80.ptx", "kernels.sm_90.ptx", "kernels.cu")
+    assert [image(c, *texts)[8:13] for c in (75, 80, 89, 90, 120)] == [
+        "sm_75",
+        "sm_80",
+        "sm_80",
+        "sm_90",
+        "sm_90",
+    ]
+    assert image(80, *texts, "kernels.fatbin") == "kernels.fatbin"
+    with pytest.raises(UserError, match="or newer"):
+        image(70, *texts)
+    with pytest.raises(UserError, match="source alone"):
+        image(80, "kernels.cu")
 
 
 def small_product():
     """A packed 4-bit product of odd sizes."""
     w = np.random.default_rng(0).integers(-8, 8, (24, 40)).astype(np.int8)
-    packed = pack_terms([Term(w, np.arange(24), np.ones(24, np.float32))], 24, 1, CUDA, CUDA.tile_vectors)
+    machine = CUDA.dense(40)
+    packed = pack_terms(
+        [Term(w, np.arange(24), np.ones(24, np.float32))], 24, 1, machine, machine.tile_vectors
+    )
     product = Product(((9, 40, 24),), (), 40, packed.sections, 24, (360, 216), packed_bits=packed.packed_bits)
     return packed, product
 
@@ -71,13 +136,17 @@ def test_nvcc_compiles_a_product(tmp_path):
     assert packed.packed_bits == 4
 
 
-def test_nvrtc_compiles_a_product():
+def test_nvrtc_compiles_a_product(monkeypatch):
     """Where its wheel or a CUDA installation is at hand; PTX names the kernels."""
-    library = cuda_files._nvrtc()
+    library = cuda_files.nvrtc_library()
     if library is None:
         pytest.skip("NVRTC is not installed (pip install nvidia-cuda-nvrtc-cu12)")
     source, launches = cuda_source([small_product()[1]], CUDA)
-    text = cuda_files._by_nvrtc(library, source).decode()
-    assert all(f".entry {launch['symbol']}(" in text for launch in next(iter(launches.values())))
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    files = dict(cuda_files.compile_cuda(source))
+    assert sorted(files) == ["kernels.sm_75.ptx", "kernels.sm_80.ptx", "kernels.sm_90.ptx"]
+    for text in files.values():
+        assert all(f".entry {launch['symbol']}(" in text.decode() for launch in next(iter(launches.values())))
+    assert "m16n8k32" in files["kernels.sm_80.ptx"].decode()
     with pytest.raises(UserError, match="NVRTC"):
-        cuda_files._by_nvrtc(library, "this is not C")
+        cuda_files.compile_cuda("this is not C")

@@ -70,6 +70,12 @@ def cnn():
     return Cnn().eval(), (torch.zeros(2, 3, 32, 32),)
 
 
+def wide_transformer():
+    """Deep enough that both products of the attention, 32 and 37 long, run on tensor cores."""
+    torch.manual_seed(0)
+    return Transformer(64).eval(), (torch.zeros(1, 3, 48, 48),)
+
+
 def transformer():
     torch.manual_seed(0)
     return Transformer().eval(), (torch.zeros(1, 3, 32, 32),)
