@@ -128,9 +128,12 @@ def tiny_rows() -> Iterable[Row]:
         )
         if not core:
             continue
+        # A submission's system names the build: float or int8, and which code generator or memory layout.
+        system = row["system"].removesuffix("_int8").removesuffix("_float")
+        scheme = "float" if row["system"].endswith("_float") else "w8a8"
         stack = f"{row['framework'][:24] or row['submitter']}, {row['version']}"
-        device = f"Cortex-{core} {hertz / 1e6:.0f} MHz, {stack}, {row['board'][:20]}"
-        load, parts = load_of(row["benchmark"], "w8a8", target)
+        device = f"Cortex-{core} {hertz / 1e6:.0f} MHz, {stack}, {system}"
+        load, parts = load_of(row["benchmark"], scheme, target)
         yield Row(device, f"mcu {core}", row["benchmark"], load, target, own, 1 / float(row["result"]), parts)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsim.simulate.cost import layer_costs, machine_of
+from hwsim.simulate.launches import launching
 from hwsim.simulate.machine import Machine
 from hwsim.simulate.pricing import PRODUCT_KINDS
 from hwsim.simulate.vector import vector_costs
@@ -105,18 +106,16 @@ def workload_of(
         best = min(wanted, key=lambda option: option.cycles)
         compute.append(best.compute_cycles)
         memory.append(best.memory_cycles)
-    launches = len(products)
     for cost in vector_costs(layers, machine, act_bits=scheme.act_bits or machine.float_bits):
         compute.append(cost.compute_cycles)
         memory.append(cost.traffic_bytes / machine.levels[cost.home].bytes_per_cycle)
-        launches += not cost.fused
     seconds = 1 / machine.clock_hz
     wide = scheme.act_bits is not None and scheme.act_bits > 8
     return Workload(
         name,
         np.array(compute) * seconds,
         np.array(memory) * seconds,
-        launches,
+        len(launching(layers, machine)),
         scheme.is_float,
         wide,
         np.arange(len(compute)) >= len(products),

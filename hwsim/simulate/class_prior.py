@@ -5,7 +5,8 @@ A latency is modelled as a sum of parts that the descriptor prices,
     T = speed · wide · Σ_k factor_k · part_k
 
 with a start, launches, dense, depthwise and few-row products, vector work, memory traffic of the products and one
-crossing of all activations, each with a factor of its own in integer and in float (``wide``: 16-bit activations).
+crossing of all activations, each with a factor of its own with 8-bit and with wider activations, float among them
+(``wide``: 16-bit integers, which run in the lanes of 16-bit floats).
 The logarithm of a factor is the class's, about which the descriptor is the prior, plus the device's deviation from its
 class; and each workload misses the model by an amount that all devices of the class share, since they run the same
 converted network (a random effect; Gelman and Hill, 2007, chapters 12 and 14). All are Gaussian and, linearised, found
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 PARTS = ("start", "launch", "dense", "depthwise", "few_rows", "vector", "memory", "activations")
 ENGINE_PARTS = slice(2, 6)  # these share what the descriptor says wrongly of the device's compute
-COUNT = 2 * len(PARTS)  # integer, then float
+COUNT = 2 * len(PARTS)  # 8-bit activations, then wider ones
 OWN_SPREAD = 0.3  # of a class's factor about the descriptor's, in logarithms
 WIDE_SPREAD, DEVICE_WIDE_SPREAD = 0.5, 0.2
 DEVICE_SPREAD, SPEED_SPREAD = 0.25, 1.5  # of a device about its class
@@ -57,7 +58,7 @@ class Trust:
 
 @dataclass(frozen=True)
 class Parts:
-    """Seconds of each part of one workload as the descriptor prices them: integer, then float."""
+    """Seconds of each part of one workload as the descriptor prices them: 8-bit, then wider activations."""
 
     name: str
     seconds: Vector
@@ -98,7 +99,7 @@ def parts_of(
         ]
     )
     both = np.zeros(COUNT)
-    half = slice(len(PARTS), COUNT) if scheme.is_float else slice(0, len(PARTS))
+    half = slice(len(PARTS), COUNT) if scheme.is_float or workload.is_wide else slice(0, len(PARTS))
     both[half] = seconds
     return Parts(workload.name, both, workload.is_wide)
 

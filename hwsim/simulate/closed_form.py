@@ -198,7 +198,8 @@ def _price_on(
         used = min(units, count)
     result[col.R_UNITS] = used
     _price_memory(units, point, shape, engine, levels, constants[4] > 0, result, stream)
-    fixed = constants[1]
+    result[col.R_LAUNCH] = constants[1] * point[col.P_LAUNCHES]
+    fixed = result[col.R_LAUNCH]
     if used > 1:
         fixed += constants[2]
     if way == col.WAY_TERMS:
@@ -221,7 +222,7 @@ def _search_units(
     for units in range(int(constants[0]) - 1, 1, -1):
         trial[:] = 0.0
         _price_compute(point, shape, terms, engine, units, trial, orders)
-        if trial[col.R_COMPUTE] + constants[1] + constants[2] >= result[col.R_CYCLES]:
+        if trial[col.R_COMPUTE] + result[col.R_LAUNCH] + constants[2] >= result[col.R_CYCLES]:
             continue
         _price_on(units, point, shape, terms, engine, levels, constants, trial, stream)
         if trial[col.R_CYCLES] < result[col.R_CYCLES] * (1 - 1e-9):

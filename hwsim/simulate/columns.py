@@ -15,9 +15,10 @@ MAX_LEVELS = 9
 # inputs are those that no other layer leaves quantized.
 D_BATCH, D_GROUPS, D_M, D_N, D_K, D_WINDOW, D_INPUTS, D_OUTPUTS, D_PREPARED, DIM_COLUMNS = range(10)
 
-# Points: how a product is run. Homes are indices of memories, scales are bytes of scale a row and term.
+# Points: how a product is run. Homes are indices of memories, scales are bytes of scale a row and term, launches are 1
+# or, where another operator's start hides this one's, 0.
 P_DIMS, P_ENGINE, P_WAY, P_TERMS, P_INPUT_BITS, P_OUTPUT_BITS, P_WEIGHT_HOME, P_ACT_HOME = range(8)
-P_SCALES, P_RESIDENT, P_LANES, POINT_COLUMNS = range(8, 12)
+P_SCALES, P_RESIDENT, P_LANES, P_LAUNCHES, POINT_COLUMNS = range(8, 13)
 WAY_SINGLE, WAY_ROWS, WAY_TERMS = range(3)
 
 # Terms of an expansion: output rows, groups, inner columns, stored bits, MACs a cycle, pJ a MAC.
@@ -30,8 +31,9 @@ STREAM_PARTS = 8
 
 # Prices of points.
 R_CYCLES, R_COMPUTE, R_MEMORY, R_FILL, R_FIXED, R_MAC_PJ, R_MEMORY_PJ, R_BOUND = range(8)
-R_WEIGHT_BYTES, R_ACT_BYTES, R_UNITS, R_MACS, R_HOME, R_SPLIT, R_RUNNING, R_STREAM = range(8, 16)
+R_WEIGHT_BYTES, R_ACT_BYTES, R_UNITS, R_MACS, R_HOME, R_SPLIT, R_RUNNING, R_LAUNCH = range(8, 16)
 SPLIT_NONE, SPLIT_INSTANCES, SPLIT_N, SPLIT_M = range(4)
+R_STREAM = R_LAUNCH + 1
 R_LEVELS = R_STREAM + STREAM_COLUMNS
 RESULT_COLUMNS = R_LEVELS + MAX_LEVELS
 BOUND_COMPUTE, BOUND_LAUNCH = -1, -2

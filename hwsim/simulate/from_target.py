@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from hwsim.simulate.machine import Engine, EngineKind, Level, Machine
 from hwsim.target.engines import AnyEngine
-from hwsim.target.parts import VECTOR_KINDS
+from hwsim.target.parts import FUSED_KINDS, VECTOR_KINDS
 from hwsim.target.schema import Target
 
 # Accelerators that a compiler programs ahead fetch the next layer's weights early; kernels of a CPU or GPU do not.
@@ -52,8 +52,10 @@ def _machine(sha256: str, held: _Held) -> Machine:
         vector_row_cycles={str(kind): n for kind, n in target.vector.row_cycles.items()}
         if target.vector
         else {},
+        fused_kinds=frozenset(target.vector.fused if target.vector else FUSED_KINDS),
         vector_pj=target.vector_pj,
         launch_cycles=target.layer_launch_cycles,
+        overlaps_launches=target.launch.overlaps,
         sync_cycles=target.sync_cycles,
         invocation_cycles=target.inference_launch_cycles,
         link_bytes_per_cycle=link_cycles[0],

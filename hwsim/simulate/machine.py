@@ -77,8 +77,10 @@ class Machine:
     levels: tuple[Level, ...]
     vector_rates: dict[str, float]
     vector_row_cycles: dict[str, float] = field(default_factory=dict[str, float])
+    fused_kinds: frozenset[str] = frozenset({"activation", "add", "mul"})
     vector_pj: float = 0.0
     launch_cycles: float = 0.0
+    overlaps_launches: bool = False
     sync_cycles: float = 0.0
     static_w: float = 0.0
     invocation_cycles: float = 0.0

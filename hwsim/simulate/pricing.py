@@ -126,13 +126,19 @@ def option_terms(
 
 
 def point_row(
-    machine: Machine, layer: "Layer", scheme: Scheme, act_bits: int, terms: int, home: Placement
+    machine: Machine,
+    layer: "Layer",
+    scheme: Scheme,
+    act_bits: int,
+    terms: int,
+    home: Placement,
+    launches: bool = True,
 ) -> tuple[float, ...]:
     """A row of the table of points, from its fourth column on."""
     stored = machine.stored_bits(act_bits)
     lanes = scheme.predictors + 1 if scheme.predictors > 1 else 1
     scales = SCALE_BYTES if layer.kind != "matmul" and not scheme.is_float else 0.0
-    return (terms, stored, stored, home.weights, home.activations, scales, home.resident, lanes)
+    return (terms, stored, stored, home.weights, home.activations, scales, home.resident, lanes, launches)
 
 
 def dims_row(layer: "Layer", prepared: int = 0) -> tuple[int, ...]:

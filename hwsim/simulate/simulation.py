@@ -173,8 +173,8 @@ def _layer_time(step: Step, schedule: Schedule, replay: "Replay", machine: Machi
     rows = schedule.results[list(step.rows)]
     slowest = rows[rows[:, col.R_CYCLES].argmax()]
     lanes = schedule.jobs_left.shape[0]  # networks of an ensemble share the memories in equal parts
-    cost = max(float(slowest[col.R_RUNNING]), float(slowest[col.R_MEMORY]) * lanes) + machine.launch_cycles
-    cost += float(schedule.step_sync[step.lane, step.index])
+    cost = max(float(slowest[col.R_RUNNING]), float(slowest[col.R_MEMORY]) * lanes)
+    cost += float(slowest[col.R_LAUNCH]) + float(schedule.step_sync[step.lane, step.index])
     energy = float(rows[:, col.R_MAC_PJ].sum() + rows[:, col.R_MEMORY_PJ].sum())
     return LayerTime(
         step.layer, step.kind, step.lane, step.scheme, step.engine, step.way, start, end,

@@ -1,8 +1,8 @@
 """The work between the products: norms, softmax, activations, additions, pools, conversions of width.
 
-time = max(elements / rate, bytes / bandwidth of the activations' home) + launch. Elementwise work that
-follows its producer (activation, addition, multiplication) is fused into it by every stack we describe: it
-pays its arithmetic and its second operand, but no launch, no barrier and no round trip of the first.
+time = max(elements / rate, bytes / bandwidth of the activations' home) + launch. Elementwise work of the kinds that
+the target's stack fuses into the layer before it (``vector.fused``) pays its arithmetic and its second operand, but no
+launch, no barrier and no round trip of the first.
 """
 
 import math
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hwsim.simulate.launches import is_fused, launching
 from hwsim.simulate.machine import Machine
 from hwsim.simulate.placement import Placement, peak_live_elements, place
 from hwsim.simulate.pricing import PRODUCT_KINDS
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from hwsim.model.graph import Layer
     from hwsim.target.schema import Target
 
-FUSED_KINDS = frozenset({"activation", "add", "mul"})
 SMOOTH = frozenset(
     {"gelu", "silu", "tanh", "sigmoid", "exp", "erf", "elu", "selu", "celu", "mish", "softplus", "log", "glu"}
 )
@@ -42,6 +42,7 @@ class VectorCost:
     home: int
     units: int
     fused: bool
+    launches: bool
 
 
 def vector_costs(
@@ -57,37 +58,49 @@ def vector_costs(
     machine = machine_of(target)
     if placement is None:
         placement = place(machine, 0.0, peak_live_elements(layers) * machine.stored_bits(act_bits) / 8)
-    home = placement.activations
+    home, starts = placement.activations, launching(layers, machine)
     return [
-        vector_cost(layer, machine, act_bits, home) for layer in layers if layer.kind not in PRODUCT_KINDS
+        vector_cost(layer, machine, act_bits, home, layer.name in starts)
+        for layer in layers
+        if layer.kind not in PRODUCT_KINDS
     ]
 
 
 def vector_cost(
-    layer: "Layer", machine: Machine, act_bits: int, home: int, units: int | None = None
+    layer: "Layer",
+    machine: Machine,
+    act_bits: int,
+    home: int,
+    launches: bool = True,
+    units: int | None = None,
 ) -> VectorCost:
-    """Cost of one operator on at most ``units`` units (default: all)."""
+    """Cost of one operator on at most ``units`` units (default: all); ``launches`` if its own start is paid."""
     available = machine.units if units is None else units
     kind = "smooth" if layer.kind == "activation" and layer.op in SMOOTH else layer.kind
     rate = machine.vector_rates.get(
         kind, machine.vector_rates.get(layer.kind, machine.vector_rates.get("other", 1.0))
     )
+    fused = is_fused(layer, machine)
+    in_place = fused and layer.op == "cat"  # the parts are written where the whole lies
     work = layer.elements / rate + machine.vector_row_cycles.get(layer.kind, 0.0) * rows(layer)
-    moved = vector_elements(layer) * machine.stored_bits(act_bits) / 8
+    moved = vector_elements(layer, machine) * machine.stored_bits(act_bits) / 8
+    if in_place:
+        work = moved = 0.0
     level = machine.levels[home]
     memory = moved / level.bytes_per_cycle
-    fused = is_fused(layer)
     alone = max(work, memory)
     spread = max(work / available, memory) + (0.0 if fused else machine.sync_cycles)
     used = available if available > 1 and spread < alone else 1
     compute = work / used
     fixed = 0.0
     if not fused:
-        fixed = machine.launch_cycles + (machine.sync_cycles if used > 1 else 0.0)
+        fixed = machine.launch_cycles * launches + (machine.sync_cycles if used > 1 else 0.0)
     cycles = max(compute, memory) + fixed
     energy = layer.elements * machine.vector_pj + moved * level.pj_per_byte
     bound = "launch" if fixed > max(compute, memory) else "compute" if compute >= memory else level.name
-    return VectorCost(layer.name, layer.op, cycles, energy, bound, compute, moved, fixed, home, used, fused)
+    return VectorCost(
+        layer.name, layer.op, cycles, energy, bound, compute, moved, fixed, home, used, fused, launches and not fused
+    )  # fmt: skip
 
 
 def rows(layer: "Layer") -> int:
@@ -95,15 +108,10 @@ def rows(layer: "Layer") -> int:
     return layer.elements // max(1, layer.output_shape[-1]) if layer.output_shape else 1
 
 
-def is_fused(layer: "Layer") -> bool:
-    """Elementwise work on the output of another layer."""
-    return layer.kind in FUSED_KINDS and any(not name.startswith("input:") for name in layer.inputs)
-
-
-def vector_elements(layer: "Layer") -> int:
+def vector_elements(layer: "Layer", machine: Machine) -> int:
     """Elements read and written; fused work reads only what its producer does not hand over."""
     sizes = sorted((math.prod(shape) for shape in layer.input_shapes), reverse=True)
-    if is_fused(layer):
+    if is_fused(layer, machine):
         return sum(sizes[1:])
     return sum(sizes) + layer.elements
 

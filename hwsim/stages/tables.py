@@ -100,7 +100,7 @@ def _options(
     for cost in costs:
         scheme = cost.scheme
         spread = cost.way == "single" and scheme.order > 2
-        by_term = _by_term(cost.cycles, cost.term_cycles, target.layer_launch_cycles) if spread else ()
+        by_term = _by_term(cost.cycles, cost.term_cycles, cost.fixed_cycles) if spread else ()
         by_energy = _by_term(cost.energy_pj - cost.static_pj, cost.term_energy_pj, 0.0) if spread else ()
         options.append(
             LayerOption(
@@ -246,7 +246,10 @@ def _ensembles(
         return []
     machine = machine_of(target)
     layers = {layer.name: layer for layer in graph.layers}
-    alone = [vector_cost(layers[cost.name], machine, VECTOR_BITS, cost.home, units=1) for cost in vectors]
+    alone = [
+        vector_cost(layers[cost.name], machine, VECTOR_BITS, cost.home, cost.launches, units=1)
+        for cost in vectors
+    ]
     fixed_cycles = math.ceil(sum(cost.cycles for cost in alone) + _ends(graph, target))
     combine_cycles = math.ceil(target.sync_cycles)
     static_pj = machine.static_pj_per_cycle * (fixed_cycles + combine_cycles)

@@ -29,7 +29,7 @@ LEVEL_STEP = 4.0  # each memory level inwards is assumed at least this much fast
 BANDWIDTH_EFFICIENCY: dict[MemoryKind, float] = {"register": 1.0, "sram": 1.0, "dram": 0.8, "flash": 0.9}
 VECTOR_SHARE = 1 / 16  # vector lanes for each 8-bit multiplier
 SLOW_VECTOR = 1 / 4  # exponentials and divisions against additions
-SLOW_KINDS = ("norm", "softmax", "activation")
+SLOW_KINDS = ("norm", "softmax", "smooth")
 FLOAT_SHARE = 1 / 4  # a float lane takes the place of four 8-bit multipliers
 STATIC_SHARE = 0.3  # of the power budget
 
@@ -150,7 +150,7 @@ def vector_rates(target: TargetDocument) -> dict[str, float]:
     base = given.get("default", max(1.0, _peak_rate(target) * VECTOR_SHARE))
     slow = given.get("default", base * SLOW_VECTOR)
     rates = {kind: given.get(kind, slow if kind in SLOW_KINDS else base) for kind in VECTOR_KINDS}
-    return rates | {"smooth": given.get("smooth", rates["activation"])}
+    return rates | {"smooth": given.get("smooth", given.get("activation", rates["smooth"]))}
 
 
 def float_path(target: TargetDocument) -> FloatPath | None:

@@ -30,6 +30,8 @@ VectorKind = Literal[
 VECTOR_KINDS: tuple[VectorKind, ...] = (
     "norm", "softmax", "activation", "smooth", "add", "mul", "pool", "embedding", "reduce", "other"
 )  # fmt: skip
+FusedKind = Literal["activation", "add", "mul", "concat"]
+FUSED_KINDS: tuple[FusedKind, ...] = ("activation", "add", "mul")
 Tensor = Literal["weights", "activations", "partial_sums"]
 Name = Annotated[str, Field(min_length=1, max_length=64)]
 
@@ -87,6 +89,8 @@ class Launch(Document):
     """Each operator of the network (kernel launch, operator dispatch)."""
     per_inference: OverheadField | None = None
     """Each run of the network (graph launch, interrupt, driver)."""
+    overlaps: StrictBool = False
+    """Operators that do not wait for each other start together: only those on the longest path pay ``per_layer``."""
 
 
 class Memory(Document):
@@ -134,6 +138,9 @@ class Vector(Document):
     ``activation`` does."""
     row_cycles: dict[VectorKind, Positive] = Field(default_factory=dict)
     """Cycles of one unit for each row that a norm, a softmax or a reduction runs along, beside its elements."""
+    fused: tuple[FusedKind, ...] = FUSED_KINDS
+    """Work that the layers before it do on their way out (``concat``: they write into place); the rest are operators
+    of their own."""
 
 
 class FloatFallback(Document):

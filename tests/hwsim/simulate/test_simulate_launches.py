@@ -1,0 +1,87 @@
+"""Which operators pay for being started: all but fused ones, or only those on the longest path."""
+
+import random
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from hwsim.simulate.cycle import simulate_scheme
+from hwsim.simulate.launches import launching
+from hwsim.simulate.machine import Engine, Level, Machine
+from hwsim.simulate.vector import vector_costs
+from quant.scheme import Scheme
+from tests.hwsim.simulate.fake_graph import FakeLayer, linear
+
+LAUNCH = 5000.0
+
+
+def machine(overlaps, fused=("activation", "add", "mul")):
+    engine = Engine("mac", "simd", frozenset({"linear"}), {(8, 8): 64.0}, tile=(1, 8, 8))
+    memory = Level("ddr", float("inf"), 8.0, True)
+    rates = {"add": 4.0, "other": 4.0, "activation": 4.0, "pool": 4.0}
+    return Machine(
+        "m", 1e9, 1, (engine,), (memory,), rates, launch_cycles=LAUNCH, overlaps_launches=overlaps,
+        fused_kinds=frozenset(fused),
+    )  # fmt: skip
+
+
+def block():
+    """A stem, then a long and a short branch that are written side by side."""
+    return [
+        linear("stem", 8, 16, 16, ("input:x",)),
+        FakeLayer("relu", "activation", m=8, n=16, inputs=("stem",), input_shapes=((8, 16),), output_shape=(8, 16)),
+        linear("short", 8, 16, 16, ("relu",)),
+        linear("long1", 8, 16, 16, ("relu",)),
+        linear("long2", 8, 16, 16, ("long1",)),
+        FakeLayer(
+            "cat", "other", m=8, n=32, inputs=("short", "long2"), input_shapes=((8, 16), (8, 16)),
+            output_shape=(8, 32), op="cat",
+        ),
+    ]  # fmt: skip
+
+
+def test_one_after_the_other_all_but_fused_ones_pay():
+    assert launching(block(), machine(False)) == {"stem", "short", "long1", "long2", "cat"}
+    assert launching(block(), machine(False, ("concat",))) == {"stem", "relu", "short", "long1", "long2"}
+
+
+def test_together_the_longest_path_pays():
+    assert launching(block(), machine(True)) == {"stem", "long1", "long2", "cat"}
+    assert launching(block(), machine(True, ("activation", "concat"))) == {"stem", "long1", "long2"}
+
+
+def test_as_many_pay_as_the_longest_of_all_paths_has():
+    """The oracle walks every path of random graphs."""
+    rng = random.Random(5)
+    for _ in range(100):
+        layers = []
+        for index in range(rng.randint(1, 9)):
+            inputs = tuple(f"l{i}" for i in range(index) if rng.random() < 0.4) or ("input:x",)
+            kind = rng.choice(["linear", "add", "pool"])
+            layers.append(FakeLayer(f"l{index}", kind, m=2, n=2, inputs=inputs))
+        paths = {"input:x": [[]]}
+        for layer in layers:
+            paths[layer.name] = [[*path, layer] for name in layer.inputs for path in paths[name]]
+        fused = {layer.name for layer in layers if layer.kind == "add" and layer.inputs != ("input:x",)}
+        counts = [sum(x.name not in fused for x in path) for found in paths.values() for path in found]
+        assert len(launching(layers, machine(True))) == max(counts)
+
+
+@pytest.mark.parametrize("fused", [("activation",), ("activation", "concat")])
+def test_cost_and_cycle_mode_pay_the_same_starts(fused):
+    graph = SimpleNamespace(layers=block())
+    found = [simulate_scheme(graph, Scheme(8, 8), machine(overlaps, fused)) for overlaps in (False, True)]
+    assert found[0].cycles - found[1].cycles == pytest.approx(LAUNCH)  # that of the short branch
+    assert found[0].cost_cycles - found[1].cost_cycles == pytest.approx(LAUNCH)
+
+
+def test_parts_written_into_place_cost_nothing():
+    apart = next(c for c in vector_costs(block(), machine(False)) if c.name == "cat")
+    within = next(c for c in vector_costs(block(), machine(False, ("concat",))) if c.name == "cat")
+    assert apart.cycles == 64 * 8 / 8.0 + LAUNCH  # bytes in and out at 8 a cycle
+    assert (within.cycles, within.traffic_bytes) == (0.0, 0.0)
+    alone = [replace(block()[-1], inputs=("input:x", "input:y"))]
+    assert (
+        vector_costs(alone, machine(False, ("concat",)))[0].cycles > 0
+    )  # nobody wrote the network's inputs there
