@@ -34,6 +34,7 @@ _SOURCES = (
     "product_code.py",
     "cuda_tensor_core.py",
     "tensor_core.cuh",
+    "tensor_core_ptx.cuh",
     "panels.py",
     "vector.py",
     "rowwise.py",

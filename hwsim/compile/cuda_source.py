@@ -39,6 +39,7 @@ static __device__ __forceinline__ float {ROUNDED}(float value) {{ return __fadd_
 """
 _KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\)\s*\{')
 _ARCHITECTURES = ("75", "80", "86", "89", "90")
+_TENSOR_CORE = ("tensor_core_ptx.cuh", "tensor_core.cuh")
 _PTX_ARCHITECTURES = ("75", "80", "90")  # a driver compiles the newest that its device takes
 
 
@@ -57,10 +58,11 @@ def cuda_source(kernels: list[Kernel], isa: Isa) -> tuple[str, dict[str, list[di
         shapes = list(zip(numbers[::2], numbers[1::2], strict=True))
         launches[name] = _launches(text, places, shapes)
     body = "\n".join(pieces)
-    main_loop = (
-        Path(__file__).with_name("tensor_core.cuh").read_text(encoding="utf-8") if MAIN_LOOP in body else ""
-    )
-    return PRELUDE + main_loop + body, launches
+    head = PRELUDE
+    if MAIN_LOOP in body:
+        for name in _TENSOR_CORE:
+            head += Path(__file__).with_name(name).read_text(encoding="utf-8")
+    return head + body, launches
 
 
 def _launches(text: str, places: dict[str, int], shapes: list[tuple[int, int]]) -> list[dict[str, Any]]:

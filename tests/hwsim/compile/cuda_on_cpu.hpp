@@ -22,6 +22,7 @@
 
 struct Index { int x, y, z; };
 static Index blockIdx, threadIdx;
+struct int2 { int x, y; };
 struct int4 { int x, y, z, w; };
 static inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
 template <class T> static inline T max(T a, T b) { return a < b ? b : a; }

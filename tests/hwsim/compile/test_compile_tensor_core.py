@@ -267,7 +267,7 @@ def test_fused_epilogue(tmp_path):
 @pytest.mark.parametrize(
     "line",
     ["    __syncthreads(); /* this stage", "    hwsim_wait<STAGES - 2>();", "  __syncthreads(); /* the starts",
-     "    hwsim_commit();\n    hwsim_multiply"],
+     "    hwsim_commit();\n    multiply.stage"],
 )  # fmt: skip
 def test_what_stands_in_notices_a_missing_line(tmp_path, monkeypatch, line):
     """Without one of its barriers or waits the kernel gives wrong results here too."""
