@@ -40,6 +40,7 @@ _SOURCES = (
     "rowwise.py",
     "operand.py",
     "powers.py",
+    "serial.py",
     "depthwise.py",
     "together.py",
     "proof.py",

@@ -135,7 +135,9 @@ class Evaluator:
         level = octaves * self.number(steps, "int32")
         mantissa = self.code.bind("m", bits & self.number(0x7FFFFF, "int32"))
         for limit in limits:
-            below = self.number(limit - 1, "int32") - mantissa  # its sign says whether the threshold is reached
+            below = (
+                self.number(limit - 1, "int32") - mantissa
+            )  # its sign says whether the threshold is reached
             level = level + (below >> self.number(31, "int32"))
         return tirx.min(tirx.max(level, self.number(0, "int32")), self.number(levels, "int32"))
 

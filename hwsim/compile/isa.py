@@ -10,6 +10,7 @@ one entry here and, if its dot product is new, one branch in `dot`.
     usdot     the Armv8.6 (i8mm) form of it: u8 x s8, nothing to flip
     dp4a      CUDA: four products of bytes in one instruction of a thread; activations flipped as for sdot
     mma       CUDA: tensor cores, 32 products deep, u8 x s8 (`cuda_tensor_core`); chosen by `Isa.dense`
+    popcount  AND and popcount of words of bits (`serial`), for weights of 1 and 2 bits; chosen by `Isa.serial_pairs`
     fma       float32 multiply-add, for the layers a plan leaves in float
     mul       widening multiply-add in whatever vectors LLVM finds (RISC-V V, plain C with one lane)
 """
@@ -26,7 +27,7 @@ from hwsim.compile.builder import broadcast, tirx, vector
 from hwsim.errors import UserError
 
 WORD, ROUNDED = "hwsim_word", "hwsim_rounded"  # functions in the prelude of the CUDA source
-Dot = Literal["vnni512", "vnni256", "avx2", "sdot", "usdot", "dp4a", "mma", "mul", "fma"]
+Dot = Literal["vnni512", "vnni256", "avx2", "sdot", "usdot", "dp4a", "mma", "popcount", "mul", "fma"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Isa:
         emulator: Command that runs a foreign binary on this machine, for tests.
         activation_offset: What the dot product subtracts from every code (128 where it is signed).
         matrix_depth: Products summed by one instruction of the matrix unit; 0 where there is none.
+        serial_pairs: Most pairs of bit planes (weights times activations) for which popcounts beat `dot`.
     """
 
     name: str
@@ -58,11 +60,12 @@ class Isa:
     emulator: tuple[str, ...] = ()
     activation_offset: int = 0
     matrix_depth: int = 0
+    serial_pairs: int = 0
 
     @property
     def permutes(self) -> bool:
         """Whether a vector can take any lanes of two others in one instruction (`permute`)."""
-        return self.dot == "vnni512"
+        return self.dot == "vnni512" or (self.dot == "popcount" and self.lanes == 16)
 
     @property
     def prefetches(self) -> bool:
@@ -100,6 +103,10 @@ class Isa:
             self, dot="mma", depth=self.matrix_depth, matrix_depth=0, activation_offset=0, tile_vectors=8
         )
 
+    def serial(self) -> "Isa":
+        """The variant for bit planes: a word of 32 bits in every lane."""
+        return replace(self, dot="popcount", depth=1, activation_offset=0)
+
     def floating(self) -> "Isa":
         """The variant for layers left in float: float32 multiply-adds in the same tiles."""
         return replace(self, dot="fma", depth=1, activation_offset=0)
@@ -117,9 +124,13 @@ ISAS: dict[str, Isa] = {
     isa.name: isa
     for isa in (
         Isa("x86-vnni512", "vnni512", 16, 4, 6, 4, _llvm(mcpu="cascadelake")),
+        Isa(
+            "x86-vnni512-popcnt", "vnni512", 16, 4, 6, 4,
+            _llvm(mcpu="cascadelake", mattr=("+avx512vpopcntdq",)), serial_pairs=4,
+        ),
         Isa("x86-avxvnni", "vnni256", 8, 4, 4, 2, _llvm(mcpu="alderlake")),
-        Isa("x86-avx2", "avx2", 8, 2, 4, 2, _llvm(mcpu="haswell")),
-        Isa("x86-generic", "mul", 4, 1, 3, 2, _llvm(mcpu="x86-64")),
+        Isa("x86-avx2", "avx2", 8, 2, 4, 2, _llvm(mcpu="haswell"), serial_pairs=4),
+        Isa("x86-generic", "mul", 4, 1, 3, 2, _llvm(mcpu="x86-64"), serial_pairs=8),
         Isa(
             "aarch64-dotprod", "sdot", 4, 4, 6, 4,
             _llvm(mtriple="aarch64-linux-gnu", mcpu="generic", mattr=("+neon", "+dotprod")),
@@ -133,16 +144,16 @@ ISAS: dict[str, Isa] = {
         Isa(
             "aarch64-generic", "mul", 4, 1, 4, 4,
             _llvm(mtriple="aarch64-linux-gnu", mcpu="generic", mattr=("+neon",)),
-            "aarch64-linux-gnu-gcc", _AARCH64,
+            "aarch64-linux-gnu-gcc", _AARCH64, serial_pairs=8,
         ),
         Isa(
             "riscv64-v", "mul", 4, 1, 4, 4,
             _llvm(
                 mtriple="riscv64-unknown-linux-gnu", mcpu="generic-rv64", mabi="lp64d", mattr=_RISCV_FEATURES
             ),
-            "riscv64-linux-gnu-gcc", _RISCV64,
+            "riscv64-linux-gnu-gcc", _RISCV64, serial_pairs=4,
         ),
-        Isa("c", "mul", 1, 1, 2, 4, (("kind", "c"),)),
+        Isa("c", "mul", 1, 1, 2, 4, (("kind", "c"),), serial_pairs=4),
         Isa(
             "cuda", "dp4a", 1, 4, 4, 4, (("kind", "cuda"), ("arch", "sm_75")),
             activation_offset=128, matrix_depth=32,
@@ -170,7 +181,7 @@ def host_isa() -> Isa:
         return ISAS[f"aarch64-{best}"]
     if platform.machine() in ("x86_64", "AMD64"):
         if "avx512_vnni" in flags:
-            return ISAS["x86-vnni512"]
+            return ISAS["x86-vnni512-popcnt" if "avx512_vpopcntdq" in flags else "x86-vnni512"]
         if "avx_vnni" in flags:
             return ISAS["x86-avxvnni"]
         return ISAS["x86-avx2" if "avx2" in flags else "x86-generic"]
@@ -233,6 +244,14 @@ def dot(isa: Isa, acc: Any, activations: Any, weights: Any) -> Any:
         wide = weights.astype("int16x16")
         return acc + tirx.call_llvm_pure_intrin("int32x8", "llvm.x86.avx2.pmadd.wd", wide, pairs)
     return acc + weights.astype(vector("int32", lanes)) * many
+
+
+def popcount(isa: Isa, value: Any, lanes: int | None = None) -> Any:
+    """Ones in every 32-bit lane of ``value``."""
+    if dict(isa.target)["kind"] == "llvm":
+        kind = vector("int32", lanes or isa.lanes)
+        return tirx.call_llvm_pure_intrin(kind, "llvm.ctpop", value)
+    return tirx.call_pure_extern("int32", "__builtin_popcount", value)
 
 
 def permute(first: Any, lanes: Any, second: Any) -> Any:

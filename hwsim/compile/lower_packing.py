@@ -92,6 +92,7 @@ class PackingLowering(AttentionLowering):
         leaves: tuple[View, ...],
         destination: View,
         macs: int,
+        row_terms: tuple[Buffer, ...] = (),
     ) -> None:
         """Write a product whose loops and epilogue are known; the rest follows from its codes and panels."""
         product = replace(
@@ -107,7 +108,7 @@ class PackingLowering(AttentionLowering):
         product, leaves = self._permute_constants(product, leaves, packed)
         machine = product.machine(self.isa)
         constants = self._operands_of(packed, x.stored_zero, machine, not product.direct)
-        operands = [codes.buffer, *constants, *(v.buffer for v in leaves), destination.buffer]
+        operands = [codes.buffer, *constants, *row_terms, *(v.buffer for v in leaves), destination.buffer]
         self.emitter.step(product, operands, macs=macs)
 
     def _operands_of(self, packed: Packed, zero_point: int, machine: Isa, table: bool) -> list[Buffer]:

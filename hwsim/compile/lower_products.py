@@ -17,6 +17,7 @@ from hwsim.compile.expr import Node, leaf, op
 from hwsim.compile.loops import epilogue_operands, own_strides, row_loops
 from hwsim.compile.lower_conv import ConvolutionLowering
 from hwsim.compile.lower_packing import Accumulators, Geometry
+from hwsim.compile.lower_serial import SerialLowering
 from hwsim.compile.lower_terms import TermLowering
 from hwsim.compile.pack import Term
 from hwsim.compile.product import Product
@@ -25,7 +26,7 @@ from hwsim.compile.values import Lazy, Pending, View, collapse
 from hwsim.compile.vector import Gather
 
 
-class ProductLowering(ConvolutionLowering, TermLowering):
+class ProductLowering(ConvolutionLowering, SerialLowering, TermLowering):
     """Mixin of `Lowering`."""
 
     def _hwsim_int_linear_default(self, node: Any) -> Accumulators:
@@ -130,6 +131,9 @@ class ProductLowering(ConvolutionLowering, TermLowering):
         return self._convolution(acc, terms, shape)
 
     def _linear(self, acc: Accumulators, terms: list[Term], shape: tuple[int, ...]) -> Pending:
+        planes = self._weight_planes(acc.x, terms)
+        if planes:
+            return self._serial_linear(acc, terms, shape, planes)
         x, emitter, layer = acc.x, self.emitter, self.emitter.layer
         codes, machine = x.codes["rows"], self._machine(x, x.shape[-1])
         rows = math.prod(shape[:-1])

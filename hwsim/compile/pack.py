@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 from hwsim.compile.isa import Isa
 from hwsim.compile.pack_windows import windows_for
 from hwsim.compile.panels import Section, sections_for
+from hwsim.compile.serial import pack_planes
 
 Codes = NDArray[np.int8]
+Weights = NDArray[np.int8] | NDArray[np.int32]
+"""Panels of bytes, or of words of bits (`serial`)."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Packed:
     """
 
     sections: tuple[Section, ...]
-    weights: NDArray[np.int8]
+    weights: Weights
     column_sums: NDArray[np.int64]
     scales: NDArray[np.float32]
     table: NDArray[np.int32]
@@ -53,7 +56,7 @@ class Packed:
 
     def initial(self, zero_point: int, isa: Isa) -> NDArray[np.int32]:
         """Accumulators before the first product: the zero point and the sign flip, taken out in advance."""
-        factor = 1 << (8 - self.packed_bits)
+        factor = 1 if isa.dot == "popcount" else 1 << (8 - self.packed_bits)
         correction = (isa.activation_offset - zero_point) * self.column_sums * factor
         return (correction & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
 
@@ -116,10 +119,10 @@ def arrange(
     return result
 
 
-def pack_panels(
-    matrix: Codes, taps: int, isa: Isa, sections: tuple[Section, ...], bits: int
-) -> NDArray[np.int8]:
+def pack_panels(matrix: Codes, taps: int, isa: Isa, sections: tuple[Section, ...], bits: int) -> Weights:
     """Lay ``matrix`` (packed lanes, taps * run), columns in packed order, out as panels."""
+    if isa.dot == "popcount":
+        return pack_planes(matrix, taps, isa, sections, bits)
     lanes, depth, steps = isa.lanes, isa.depth, 8 // bits
     run = matrix.shape[1] // taps
     blocks = -(-run // (depth * steps))
@@ -147,7 +150,8 @@ def pack_terms(
 ) -> Packed:
     """Stack the terms of one product.
 
-    ``bits`` forces a storage width (2, 4 or 8); by default the narrowest that holds all codes.
+    ``bits`` forces a storage width (2, 4 or 8; the planes where bit-serial); by default the narrowest that holds all
+    codes.
     """
     lanes, rows = isa.lanes, [term.rows for term in terms]
     order_of = gathering_order(rows, channels, lanes)

@@ -27,6 +27,7 @@ from hwsim.compile.expr import Node, leaf
 from hwsim.compile.isa import Isa
 from hwsim.compile.panels import Operand, Section
 from hwsim.compile.product_code import ProductCode
+from hwsim.compile.serial import words
 
 IDENTITY = leaf(0)
 
@@ -60,6 +61,8 @@ class Product:
         row_terms: Whether an int32 per row is added to the accumulators (zero point of the right operand).
         units: Cores it is spread over.
         vectorized_scale: One scale for each packed lane; else one for all, or for each plane.
+        serial: Bit planes of the activations where they and the weights (``packed_bits`` planes) are multiplied by
+            popcounts; rows and taps are then strided in words (`serial`).
         planes: Planes of activations, and the stride between them: every plane has an accumulator and a scale of its
             own, and they are added in order (log codes of attention, see `powers`).
     """
@@ -82,6 +85,7 @@ class Product:
     row_terms: bool = False
     vectorized_scale: bool = True
     planes: tuple[int, int] = (1, 0)
+    serial: int = 0
     units: int = 1
     raw: bool = False
     permuted: bool = False
@@ -105,11 +109,14 @@ class Product:
 
     def blocks(self, isa: Isa) -> int:
         """Weight loads of one tap."""
+        if self.serial:
+            return words(self.run)
         return -(-self.run // (isa.depth * self.steps_per_load))
 
     def panel_bytes(self, isa: Isa, section: Section) -> int:
-        """Bytes of one panel of ``section``."""
-        return self.tap_count * self.blocks(isa) * section.vectors * isa.lanes * isa.depth
+        """Bytes (words where bit-serial) of one panel of ``section``."""
+        planes = self.packed_bits if self.serial else 1
+        return self.tap_count * self.blocks(isa) * planes * section.vectors * isa.lanes * isa.depth
 
     @property
     def tap_count(self) -> int:
@@ -147,7 +154,7 @@ class Product:
         lanes = self.packed_lanes * isa.lanes
         result = [
             ("activations", self.sizes[0], self.activation_dtype),
-            ("weights", self.weight_bytes(isa), "float32" if self.floating else "int8"),
+            ("weights", self.weight_bytes(isa), self.weight_dtype),
         ]
         if not self.floating:
             result.append(("initial", self.batches * lanes, "int32"))
@@ -175,7 +182,14 @@ class Product:
         """The variant of ``isa`` that multiplies these activations."""
         if self.floating:
             return isa.floating()
+        if self.serial:
+            return isa.serial()
         return isa.wide() if self.activation_dtype == "int32" else isa.dense(self.run, self.tap_count)
+
+    @property
+    def weight_dtype(self) -> str:
+        """How weights lie in memory: bytes, words of bits, or floats."""
+        return "float32" if self.floating else "int32" if self.serial else "int8"
 
     @property
     def floating(self) -> bool:

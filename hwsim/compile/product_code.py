@@ -13,6 +13,7 @@ from hwsim.compile.builder import Code, broadcast, constant, store_lanes, tirx, 
 from hwsim.compile.expr import Evaluator
 from hwsim.compile.isa import Isa, dot, load_activations, load_weights, permute, rounded
 from hwsim.compile.panels import Section
+from hwsim.compile.serial import accumulate
 
 if TYPE_CHECKING:
     from hwsim.compile.product import Product
@@ -90,7 +91,8 @@ class ProductCode:
     def _row_block(self, count: int) -> int:
         """Rows of a block."""
         product = self.product
-        rows = _CACHED_BYTES // max(1, product.run * product.tap_count * (1 if self.isa.depth > 1 else 4))
+        each = 4 * product.blocks(self.isa) * product.serial or product.run * (1 if self.isa.depth > 1 else 4)
+        rows = _CACHED_BYTES // max(1, each * product.tap_count)
         tile = self._tile_rows(max(section.vectors for section in product.sections))
         if product.taps or count <= rows or rows < 4 * tile:
             return count
@@ -133,7 +135,7 @@ class ProductCode:
         if vectors <= isa.tile_vectors:
             return isa.tile_rows
         # Packed weights hold two sets of registers: as loaded, and as unpacked for the step.
-        weights = vectors if self.product.packed_bits == 8 else 2 * vectors
+        weights = vectors if self.product.packed_bits == 8 or self.product.serial else 2 * vectors
         return max(1, min(isa.tile_rows * isa.tile_vectors // vectors, (31 - weights) // vectors))
 
     def _row_tiles(self, place: "_Place", rows: tuple[Any, int]) -> None:
@@ -168,14 +170,17 @@ class ProductCode:
         acc = code.scratch("acc", len(starts) * vectors, self._vector)
         lane = (place.batch_index * product.packed_lanes + place.vector) * isa.lanes
         for v in range(vectors):
-            if product.floating:
-                initial = constant(0.0, "float32", isa.lanes)
+            if product.floating or product.serial:
+                initial = constant(0, "float32" if product.floating else "int32", isa.lanes)
             else:
                 initial = code.bind("c", self.buffers["initial"].vload([lane + v * isa.lanes], self._vector))
             for i in range(len(starts)):
                 code.store(acc, i * vectors + v, initial)
         self._prefetch_outputs(place, coordinates)
-        self._accumulate(place, starts, acc)
+        if product.serial:
+            accumulate(code, product, isa, self.buffers, (vectors, place.byte, lane, starts), acc)
+        else:
+            self._accumulate(place, starts, acc)
         self._epilogue(place, coordinates, acc)
 
     def _prefetch_outputs(self, place: "_Place", coordinates: list[list[Any]]) -> None:
@@ -270,7 +275,7 @@ class ProductCode:
     def _finish(self, value: Any, place: "_Place", where: list[Any], plane: int = 0) -> Any:
         """Undo the packing shift and add the row term."""
         product, lanes = self.product, self.isa.lanes
-        if product.packed_bits < 8:
+        if product.packed_bits < 8 and not product.serial:
             value = value >> broadcast(tirx.const(8 - product.packed_bits, "int32"), lanes)
         if product.row_terms:
             row: Any = place.batch_index + plane * product.batches
