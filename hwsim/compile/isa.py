@@ -94,9 +94,12 @@ class Isa:
         """The variant for activation codes of more than 8 bits: 32-bit products, same vectors."""
         return replace(self, dot="mul", depth=1, activation_offset=0, tile_vectors=min(self.tile_vectors, 2))
 
-    def dense(self, run: int, taps: int = 1) -> "Isa":
-        """The variant for a product over ``taps`` runs of ``run`` codes: the matrix unit, if half of it is used."""
-        filled = -(-run // self.matrix_depth) * self.matrix_depth if self.matrix_depth else 0
+    def dense(self, run: int, taps: int = 1, planes: int = 1) -> "Isa":
+        """The variant for a product over ``taps`` runs of ``run`` codes: the matrix unit, if half of it is used.
+
+        It has no accumulators for several planes of activations.
+        """
+        filled = -(-run // self.matrix_depth) * self.matrix_depth if self.matrix_depth and planes == 1 else 0
         if not filled or run * taps < self.matrix_depth or 2 * run < filled:
             return self
         return replace(

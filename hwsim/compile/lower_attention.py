@@ -72,11 +72,11 @@ class AttentionLowering(CodesLowering):
         if pair.left.shape[:-2] != shape[:-2] or pair.right.shape[:-2] != shape[:-2]:
             raise UserError(f"layer {layer}: a broadcast product of two activations has no kernel")
         zero = pair.right.stored_zero - 128
-        sections = sections_for(columns, isa.lanes, isa.dense(depth).tile_vectors)
+        sections = sections_for(columns, isa.lanes, isa.dense(depth, planes=count).tile_vectors)
         packing = PackRight(
             batch, columns, depth, sections, right.buffer.elements,
             right.strides[-3] if len(shape) > 2 else right.buffer.elements,
-            (right.strides[-1], right.strides[-2]), emitter.parallel,
+            (right.strides[-1], right.strides[-2]), emitter.parallel, count,
         )  # fmt: skip
         sizes = [elements for _, elements, _ in packing.arguments(isa)]
         initial, panels = emitter.work(sizes[2], "int32"), emitter.work(sizes[3], "int8")

@@ -21,7 +21,10 @@ _FLIP = -0x7F7F7F80  # 0x80808080 as int32: u8 -> s8 = u8 - 128, four bytes at o
 
 @dataclass(frozen=True)
 class PackRight:
-    """Codes (batch, n, k) with strides into panels; ``steps`` is (n stride, k stride), one of them 1."""
+    """Codes (batch, n, k) with strides into panels; ``steps`` is (n stride, k stride), one of them 1.
+
+    ``planes`` of the left operand decide which unit reads the panels (`isa.Isa.dense`).
+    """
 
     batch: int
     columns: int
@@ -31,6 +34,7 @@ class PackRight:
     batch_stride: int
     steps: tuple[int, int]
     parallel: bool = False
+    planes: int = 1
 
     def slots(self) -> int:
         """Output slots of one batch entry."""
@@ -47,7 +51,7 @@ class PackRight:
 
     def _steps(self, isa: Isa) -> int:
         """Steps of the dot product in a panel; the matrix unit takes several at once, the last ones may be empty."""
-        depth = isa.dense(self.depth).depth
+        depth = isa.dense(self.depth, planes=self.planes).depth
         return -(-self.depth // depth) * (depth // isa.depth)
 
     def build(self, name: str, isa: Isa) -> PrimFunc:
@@ -72,7 +76,7 @@ class PackRight:
         whole, rest = divmod(self.depth, isa.depth)
         word = isa.lanes * isa.depth
         start = code.bind("c", entry * self.batch_stride + (first + v) * (isa.lanes * self.steps[0]))
-        reader, steps = isa.dense(self.depth), self._steps(isa)
+        reader, steps = isa.dense(self.depth, planes=self.planes), self._steps(isa)
         together = reader.depth // isa.depth
         panel = (entry * self.slots() + first) * (steps * word)
         total = code.scratch("sum", 1, vector("int32", isa.lanes))

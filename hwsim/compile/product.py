@@ -184,7 +184,11 @@ class Product:
             return isa.floating()
         if self.serial:
             return isa.serial()
-        return isa.wide() if self.activation_dtype == "int32" else isa.dense(self.run, self.tap_count)
+        return (
+            isa.wide()
+            if self.activation_dtype == "int32"
+            else isa.dense(self.run, self.tap_count, self.planes[0])
+        )
 
     @property
     def weight_dtype(self) -> str:

@@ -1,5 +1,6 @@
 """The product of log codes and values, compiled: against numpy int64 and the torch operators, tolerance 0."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -154,6 +155,24 @@ def test_foreign_machines_are_bit_equal(tmp_path, name):
         isa = HOST
     found = np.frombuffer(run_in_c(tmp_path / "art", isa, inputs, tmp_path), np.float32)
     assert np.array_equal(found, module(*map(torch.from_numpy, inputs))[0].numpy().ravel())
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+def test_cuda_source_is_bit_equal(tmp_path):
+    """The source, run by a CPU in the device's place; a size that the matrix unit would take."""
+    from cuda_on_cpu import Kernels
+
+    from hwsim.compile.cuda_source import cuda_source
+
+    shape, isa = (2, 20, 64, 64), ISAS["cuda"]
+    module = product_graph(shape, 16, 2, 77)
+    rng = np.random.default_rng(6)
+    codes, values = rng.integers(0, 17, (2, 20, 64)), rng.integers(0, 256, (2, 64, 64))
+    inputs = inputs_for(module, shape, codes, values)
+    program = lower(module, isa)
+    source, launches = cuda_source(program.kernels(), isa)
+    found = Kernels(source, tmp_path, 80).run_program(program, launches, inputs)
+    assert np.array_equal(found, module(*map(torch.from_numpy, inputs))[0].numpy())
 
 
 def transformer(recipe, scheme):
