@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from hwsim.simulate.calibration import Prediction, Workload, calibrate, points_to_measure
+from hwsim.simulate.calibration import Point, Prediction, Workload, calibrate, points_to_measure
 from hwsim.simulate.class_prior import Measured, Parts, Trust, learn
 from hwsim.target.schema import Target
 
@@ -92,7 +92,7 @@ def _alone(own: Sequence[Row], network: str) -> Iterable[tuple[Row, Prediction]]
     points = _points(own, network)
     if not points:
         return
-    measured = [(row.workload, row.seconds) for row in points]
+    measured = [Point(row.workload, row.seconds) for row in points]
     model = calibrate(own[0].target, measured, not own[0].own_descriptor)
     for row in own:
         if row.network == network:

@@ -29,6 +29,7 @@ from benchmarks.simulator.held_out import TRUSTS, Row, predictions, repeats  # n
 from benchmarks.simulator.tables import markdown, write  # noqa: E402
 from hwsim.model.graph import Layer, LayerGraph  # noqa: E402
 from hwsim.simulate.calibration import (  # noqa: E402
+    Point,
     Workload,
     calibrate,
     prior,
@@ -265,7 +266,7 @@ def t4_errors(train: list[dict[str, str]], test: list[dict[str, str]], bits: int
     ordered = sorted(train, key=lambda row: float(row["MACs_M"]))
     picks = [ordered[round(i * (len(ordered) - 1) / 4)] for i in range(5)]
     column = f"latency_int{bits}_ms"
-    model = calibrate(target, [(load(row), float(row[column]) / 1e3) for row in picks])
+    model = calibrate(target, [Point(load(row), float(row[column]) / 1e3) for row in picks])
     return [model.predict(load(row)).seconds / (float(row[column]) / 1e3) - 1 for row in test]
 
 

@@ -10,11 +10,16 @@ from hwsim.cli import complete, console
 from hwsim.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import rich.table
+
+    from hwsim.measure.fitted import Checked
     from hwsim.target.schema import Target
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Device descriptors: list, show, validate, calibrate, schema.\n\nExample: hwsim target show edge_gpu",
+    help="Device descriptors: list, show, validate, calibrate, fit, schema.\n\nExample: hwsim target show edge_gpu",
 )
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -142,13 +147,70 @@ def calibrate(
         device, name or output.stem, threads, lambda text: console.log().print(f"calibrate: {text}")
     )
     command = f"hwsim target calibrate -o {output.name}" + (f" --threads {threads}" if threads > 1 else "")
-    files.write_text(output, descriptor_yaml(found.target, command, found.remarks()))
+    clock = f"Clock: derived, {_clock(found.target.clock_hz)}."
+    files.write_text(output, descriptor_yaml(found.target, command, [clock, *found.remarks()]))
     if json:
         console.print_json(describe(found.target))
         return
     typer.echo(f"{output}: {found.target.description}")
     for line in found.remarks():
         typer.echo(f"  {line}")
+
+
+@app.command()
+def fit(
+    target: Annotated[
+        str,
+        typer.Argument(autocompletion=complete.targets, help="Short name (hexagon) or path of a YAML file."),
+    ],
+    measured: Annotated[
+        Path, typer.Option(help="CSV with columns network, scheme, latency (1.8ms) and, if several, device.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Descriptor to write.")],
+    device: Annotated[
+        str | None, typer.Option(help="Which device of the table; the others tell of its class.")
+    ] = None,
+    relative: Annotated[
+        bool, typer.Option("--relative", help="The descriptor is of another device of the same family.")
+    ] = False,
+    name: Annotated[str | None, typer.Option(help="Name of the device; default: the file's.")] = None,
+    json: Json = False,
+) -> None:
+    """Adjust a descriptor until whole networks take as long as they were measured to take.
+
+    Example: hwsim target fit hexagon --measured phone.csv -o phone.yaml
+    """
+    from hwsim import files
+    from hwsim.measure.descriptor_file import descriptor_yaml
+    from hwsim.measure.fitted import fit_rows, read_rows
+    from hwsim.target.load import load_target
+
+    base = load_target(target).replace({"name": name or output.stem})
+    found = fit_rows(base, read_rows(measured), device, relative)
+    command = f"hwsim target fit {Path(target).name} --measured {measured.name} -o {output.name}"
+    files.write_text(output, descriptor_yaml(found.target, command, found.remarks()))
+    if json:
+        console.print_json({"target": describe(found.target), "rows": [row.document() for row in found.rows]})
+        return
+    console.out().print(_checked_rows(found.rows))
+    typer.echo(f"{output}: {found.remarks()[0]}")
+
+
+def _checked_rows(rows: "Sequence[Checked]") -> "rich.table.Table":
+    import rich.table
+
+    from hwsim.units import format_quantity
+
+    table = rich.table.Table(box=None, pad_edge=False)
+    for heading in ("network", "scheme"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("measured", "before", "fitted", "without it"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        seconds = (row.seconds, row.before, row.after, row.held_out)
+        shown = ("—" if value is None else format_quantity(value, "time") for value in seconds)
+        table.add_row(row.network, row.scheme, *shown)
+    return table
 
 
 @app.command()

@@ -3,8 +3,6 @@
 import io
 from typing import TYPE_CHECKING, Any
 
-from hwsim.units import format_quantity
-
 if TYPE_CHECKING:
     from hwsim.target.schema import Target
 
@@ -43,7 +41,6 @@ def descriptor_yaml(target: "Target", command: str, remarks: list[str]) -> str:
     yaml.dump(commented(document, ""), stream)
     head = [
         f"Written by `{command}`.",
-        f"Clock: derived, {format_quantity(target.clock_hz, 'frequency')}.",
         *remarks,
     ]
     return "".join(f"# {line}\n" for line in head) + stream.getvalue()

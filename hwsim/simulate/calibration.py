@@ -14,7 +14,7 @@ measured points update them (maximum a posteriori, Gauss-Newton), and what they 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,14 @@ class Workload:
     is_float: bool
     is_wide: bool
     vector: NDArray[np.bool_]
+
+
+class Point(NamedTuple):
+    """A latency that the calibration is to meet, in seconds, and how closely (spread of its logarithm)."""
+
+    workload: Workload
+    seconds: float
+    spread: float = FIT_SPREAD
 
 
 @dataclass(frozen=True)
@@ -135,18 +143,20 @@ def prior(target: "Target | Machine", relative: bool = False) -> Calibration:
 
 
 def calibrate(
-    target: "Target | Machine", measured: Sequence[tuple[Workload, float]], relative: bool = False
+    target: "Target | Machine", measured: Sequence[Point], relative: bool = False
 ) -> Calibration:
     """Update the prior with measured latencies (seconds)."""
     before = prior(target, relative)
     if not measured:
         return before
-    workloads = [workload for workload, _ in measured]
-    wanted = np.array([math.log(seconds) for _, seconds in measured])
-    found = _fit(before, workloads, wanted, FIT_SPREAD)
+    workloads = [point.workload for point in measured]
+    wanted = np.array([math.log(point.seconds) for point in measured])
+    spreads = np.array([point.spread for point in measured])
+    found = _fit(before, workloads, wanted, spreads)
     misses = wanted - _log_latencies(found.logs, workloads)
-    seen = SPREAD_POINTS * MODEL_SPREAD**2 + float(misses @ misses)
-    spread = math.sqrt(seen / (SPREAD_POINTS + len(measured)))
+    weights = (FIT_SPREAD / spreads) ** 2  # what is less sure says less of how well the model fits
+    seen = SPREAD_POINTS * MODEL_SPREAD**2 + float(weights @ misses**2)
+    spread = math.sqrt(seen / (SPREAD_POINTS + float(weights.sum())))
     return Calibration(found.logs, found.covariance, len(measured), spread)
 
 
@@ -171,23 +181,26 @@ def points_to_measure(
 
 
 def _fit(
-    before: Calibration, workloads: Sequence[Workload], wanted: NDArray[np.float64], spread: float
+    before: Calibration,
+    workloads: Sequence[Workload],
+    wanted: NDArray[np.float64],
+    spreads: NDArray[np.float64],
 ) -> Calibration:
     """Maximum a posteriori by damped Gauss-Newton."""
     precision = np.linalg.inv(before.covariance)
     logs = before.logs.copy()
 
     def objective(at: NDArray[np.float64]) -> float:
-        misses = (wanted - _log_latencies(at, workloads)) / spread
+        misses = (wanted - _log_latencies(at, workloads)) / spreads
         away = at - before.logs
         return float(misses @ misses + away @ precision @ away)
 
     best = objective(logs)
     for _ in range(STEPS):
-        jacobian = np.array([_gradient(logs, workload) for workload in workloads])
-        misses = wanted - _log_latencies(logs, workloads)
-        hessian = jacobian.T @ jacobian / spread**2 + precision
-        step = np.linalg.solve(hessian, jacobian.T @ misses / spread**2 - precision @ (logs - before.logs))
+        jacobian = np.array([_gradient(logs, workload) for workload in workloads]) / spreads[:, None]
+        misses = (wanted - _log_latencies(logs, workloads)) / spreads
+        hessian = jacobian.T @ jacobian + precision
+        step = np.linalg.solve(hessian, jacobian.T @ misses - precision @ (logs - before.logs))
         scale = 1.0
         while scale > 1e-4 and objective(logs + scale * step) > best:
             scale /= 2
@@ -198,9 +211,9 @@ def _fit(
         if best - improved < 1e-10:
             break
         best = improved
-    jacobian = np.array([_gradient(logs, workload) for workload in workloads])
-    covariance = np.linalg.inv(jacobian.T @ jacobian / spread**2 + precision).astype(np.float64)
-    return Calibration(logs, covariance, len(workloads), spread)
+    jacobian = np.array([_gradient(logs, workload) for workload in workloads]) / spreads[:, None]
+    covariance = np.linalg.inv(jacobian.T @ jacobian + precision).astype(np.float64)
+    return Calibration(logs, covariance, len(workloads))
 
 
 def _log_latencies(logs: NDArray[np.float64], workloads: Sequence[Workload]) -> NDArray[np.float64]:

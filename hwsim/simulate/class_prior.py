@@ -106,24 +106,35 @@ def parts_of(
 
 @dataclass(frozen=True)
 class ClassModel:
-    """A class and its devices: logarithms of the factors, and what predictions need for their spread."""
+    """A class and its devices: logarithms of the factors, and what predictions need beside them.
+
+    ``misses`` are what each row misses the model by, weighed by the inverse covariance of all rows.
+    """
 
     common: Vector
     devices: dict[str, Vector]
     rows: tuple[Measured, ...]
     slopes: NDArray[np.float64]
     covariance: NDArray[np.float64]
+    misses: Vector
     trust: Trust
 
     def predict(self, device: str, parts: Parts) -> Prediction:
-        """Latency of a workload on a device that has at least one row, with its 90 % interval."""
+        """Latency of a workload on a device that has at least one row, with its 90 % interval.
+
+        By how much a workload misses the model is known in part where other devices have run it.
+        """
         logarithm, slope = _latency(self.common + self.devices[device], parts)
         between, within = _common_prior(self.trust), _device_prior()
         own = np.array([row.device == device for row in self.rows])
-        known = self.slopes @ (between @ slope) + own * (self.slopes @ (within @ slope))
-        left = slope @ (between + within) @ slope - known @ np.linalg.solve(self.covariance, known)
-        factor = math.exp(NORMAL_90 * math.sqrt(max(0.0, float(left)) + UNSEEN_SPREAD**2))
-        seconds = math.exp(logarithm)
+        effect = WORKLOAD_SPREAD**2 * np.array([row.parts.name == parts.name for row in self.rows])
+        known = self.slopes @ (between @ slope) + own * (self.slopes @ (within @ slope)) + effect
+        unknown = WORKLOAD_SPREAD if effect.any() else UNSEEN_SPREAD
+        left = (
+            slope @ (between + within) @ slope + unknown**2 - known @ np.linalg.solve(self.covariance, known)
+        )
+        factor = math.exp(NORMAL_90 * math.sqrt(max(0.0, float(left))))
+        seconds = math.exp(logarithm + float(effect @ self.misses))
         return Prediction(seconds, seconds / factor, seconds * factor)
 
 
@@ -142,6 +153,7 @@ def learn(rows: Sequence[Measured], trust: Trust) -> ClassModel:
         own[index, -1] = np.median([math.log(row.seconds) - _latency(common, row.parts)[0] for row in mine])
     weights = np.ones(len(rows))
     slopes, covariance = np.zeros((len(rows), COUNT + 2)), np.eye(len(rows))
+    solved = np.zeros(len(rows))
     for _ in range(ROUNDS):
         found = [_latency(common + own[i], row.parts) for i, row in zip(position, rows, strict=True)]
         logarithms, slopes = np.array([f for f, _ in found]), np.array([s for _, s in found])
@@ -162,7 +174,7 @@ def learn(rows: Sequence[Measured], trust: Trust) -> ClassModel:
         if largest < SMALL_STEP:
             break
     devices = dict(zip(names, own, strict=True))
-    return ClassModel(common, devices, tuple(rows), slopes, covariance, trust)
+    return ClassModel(common, devices, tuple(rows), slopes, covariance, solved, trust)
 
 
 def _latency(logs: Vector, parts: Parts) -> tuple[float, Vector]:

@@ -8,6 +8,7 @@ import pytest
 
 from hwsim.simulate.calibration import (
     PARAMETERS,
+    Point,
     Workload,
     _gradient,
     _log_latency,
@@ -41,7 +42,7 @@ def test_three_points_find_a_device_twice_as_slow():
     machine = cpu()
     *known, unseen = workloads(machine)
     truth = prior(machine).logs + np.array([0, 0, 0.2, 0, 0, 0, 0, math.log(2)])
-    points = [(load, math.exp(_log_latency(truth, load))) for load in known]
+    points = [Point(load, math.exp(_log_latency(truth, load))) for load in known]
     wanted = math.exp(_log_latency(truth, unseen))
     before, after = prior(machine).predict(unseen), calibrate(machine, points, relative=True).predict(unseen)
     assert abs(after.seconds / wanted - 1) < 0.05 < abs(before.seconds / wanted - 1)
@@ -87,10 +88,21 @@ def test_points_are_chosen_by_what_they_tell():
 
     def uncertainty(picks):
         truth = prior(machine).logs
-        model = calibrate(machine, [(loads[i], math.exp(_log_latency(truth, loads[i]))) for i in picks])
+        model = calibrate(machine, [Point(loads[i], math.exp(_log_latency(truth, loads[i]))) for i in picks])
         gradients = [_gradient(model.logs, load) for load in loads]
         return max(float(g @ model.covariance @ g) for g in gradients)
 
     best = points_to_measure(machine, loads, 2)
     others = [(a, b) for a in range(len(loads)) for b in range(a + 1, len(loads))]
     assert uncertainty(best) <= 1.5 * min(uncertainty(pair) for pair in others)
+
+
+def test_a_point_that_is_less_sure_pulls_less():
+    machine = cpu()
+    load = workloads(machine)[0]
+    told = prior(machine).predict(load).seconds
+    found = [calibrate(machine, [Point(load, 2 * told, spread)]) for spread in (0.01, 0.5, 1e3)]
+    sure, unsure, useless = (each.predict(load) for each in found)
+    assert told < unsure.seconds < sure.seconds == pytest.approx(2 * told, rel=0.01)
+    assert useless.seconds == pytest.approx(told, rel=1e-3)
+    assert sure.high / sure.low < unsure.high / unsure.low < useless.high / useless.low

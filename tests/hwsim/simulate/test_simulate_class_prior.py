@@ -125,3 +125,21 @@ def test_parts_of_a_network_are_its_priced_seconds():
         compute = found["dense"] + found["depthwise"] + found["few_rows"] + found["vector"]
         assert compute == pytest.approx(work.compute.sum())
         assert found["memory"] == pytest.approx(work.memory.sum())
+
+
+def test_a_workload_that_relatives_ran_is_predicted_better_and_with_honest_intervals():
+    """What all devices of a class share of a network's misfit is learned from those that ran it."""
+    rng = np.random.default_rng(4)
+    with_it, without, inside = [], [], []
+    for draw in range(80):
+        loads = [load(f"n{i}", 10 * draw + i) for i in range(5)]
+        rows = drawn([f"d{i}" for i in range(5)], loads, rng)
+        target = next(row for row in rows if row.parts.name == "n4" and row.device == "d0")
+        rows.remove(target)
+        told = learn(rows, TRUST).predict("d0", target.parts)
+        blind = learn([row for row in rows if row.parts.name != "n4"], TRUST).predict("d0", target.parts)
+        with_it.append(abs(math.log(told.seconds / target.seconds)))
+        without.append(abs(math.log(blind.seconds / target.seconds)))
+        inside.append(told.low <= target.seconds <= told.high)
+    assert np.median(with_it) < 0.8 * np.median(without)
+    assert 0.82 <= np.mean(inside) <= 0.98
