@@ -93,6 +93,7 @@ class FakeProduct(nn.Module):
             self.register_buffer(f"codes{index}", full.codes.to(torch.float32).reshape(layer.shape))
             self.scales.append(nn.Parameter(full.scale.clone()))
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.clone())
+        self.register_buffer("offset", None if layer.groups is None else layer.groups.table())
 
     def term_codes(self, index: int) -> Tensor:
         """Codes of one term, in the shape of the weight."""
@@ -114,7 +115,8 @@ class FakeProduct(nn.Module):
             part = self._product(codes, self.term_codes(k)) * (self.scales[k].view(shape) * scale)
             total = part if total is None else total + part
         assert total is not None
-        return total if self.bias is None else total + self.bias.view(shape)
+        total = total if self.bias is None else total + self.bias.view(shape)
+        return total if self.offset is None else total + cast(Tensor, self.offset)
 
     def _product(self, codes: Tensor, weight: Tensor) -> Tensor:
         conv = self.conv

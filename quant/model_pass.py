@@ -20,6 +20,7 @@ from quant import log_ops as _log_ops  # noqa: F401  registers torch.ops.hwsim
 from quant import ops as _ops  # noqa: F401
 from quant.activation import ActQuantizer
 from quant.errors import QuantError
+from quant.group_bias import GroupBias
 from quant.log_codes import LogQuantizer
 from quant.terms import Stack
 
@@ -298,6 +299,18 @@ def write_float(writer: Writer, product: Product, weight: Tensor, bias: Tensor |
     conv = product.conv
     geometry = [list(conv.stride), list(conv.padding), list(conv.dilation)]
     return writer.call(_aten.conv2d.default, *operands, *geometry, conv.groups)
+
+
+def write_groups(writer: Writer, groups: GroupBias, made: fx.Node) -> fx.Node:
+    """Add the biases of groups of positions: one multiply-add an output and group, no table of all positions."""
+    prefix = f"quantized.{writer.layer}.group"
+    for number, (mask, value) in enumerate(zip(groups.masks(), groups.values, strict=True), 1):
+        parts = (
+            writer.read(f"{prefix}{number}.positions", mask),
+            writer.read(f"{prefix}{number}.bias", value),
+        )
+        made = writer.call(_aten.addcmul.default, made, *parts)
+    return made
 
 
 def finish(module: fx.GraphModule, replaced: Mapping[fx.Node, fx.Node]) -> fx.GraphModule:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from quant.activation import ActQuantizer
 from quant.errors import QuantError
+from quant.group_bias import GroupBias
 from quant.log_codes import LogQuantizer
 from quant.model_pass import Kind
 from quant.scheme import Scheme
@@ -37,6 +38,7 @@ class QuantizedLayer:
     terms: tuple[Term, ...] = ()
     bias: Tensor | None = None
     inputs: tuple[str, ...] = ()
+    groups: GroupBias | None = None
 
     @property
     def matrix(self) -> tuple[int, int]:
@@ -70,6 +72,9 @@ class QuantizedLayer:
                 check_accumulator(self.name, _row_sum(term.codes) * span)
         if self.bias is not None and tuple(self.bias.shape) != self.shape[:1]:
             raise QuantError(f"{self.name}: bias {tuple(self.bias.shape)} for {self.shape[0]} channels")
+        if self.groups is not None and self.groups.values.shape[1:] != self.shape[:1]:
+            found = tuple(self.groups.values.shape)
+            raise QuantError(f"{self.name}: biases {found} of position groups for {self.shape[0]} channels")
 
 
 def _row_sum(codes: Tensor) -> int:

@@ -95,9 +95,11 @@ class QuantizedModel:
         if layer.kind == "matmul":
             return model_pass.write_matmul(writer, *codes)
         if not codes:
-            return model_pass.write_float(writer, product, layer.weight(), layer.bias)
-        stack = stack_terms(layer.terms, layer.matrix)
-        return model_pass.write_product(writer, product, codes[0], stack, layer.bias, layer.shape)
+            made = model_pass.write_float(writer, product, layer.weight(), layer.bias)
+        else:
+            stack = stack_terms(layer.terms, layer.matrix)
+            made = model_pass.write_product(writer, product, codes[0], stack, layer.bias, layer.shape)
+        return made if layer.groups is None else model_pass.write_groups(writer, layer.groups, made)
 
     def fake(self) -> fx.GraphModule:
         """The differentiable twin (quant/fake.py)."""

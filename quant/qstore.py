@@ -23,6 +23,7 @@ from torch import Tensor
 
 from quant.activation import ActQuantizer
 from quant.errors import QuantError
+from quant.group_bias import GroupBias
 from quant.log_codes import LogQuantizer
 from quant.packing import pack, unpack
 from quant.qlayer import Holds, QuantizedLayer
@@ -115,12 +116,16 @@ def _layer_document(layer: QuantizedLayer, tensors: dict[str, Tensor]) -> dict[s
                 tensors[f"{prefix}.{order}.{name}"] = tensor.contiguous()
     if layer.bias is not None:
         tensors[f"{prefix}.bias"] = layer.bias.contiguous().clone()
+    if layer.groups is not None:
+        tensors[f"{prefix}.groups.labels"] = layer.groups.labels.to(torch.uint8)
+        tensors[f"{prefix}.groups.values"] = layer.groups.values.contiguous().clone()
     return {
         "name": layer.name,
         "kind": layer.kind,
         "scheme": str(layer.scheme),
         "shape": list(layer.shape),
         "bias": layer.bias is not None,
+        "groups": layer.groups is not None,
         "inputs": list(layer.inputs),
         "terms": [{"bits": term.bits, "shape": list(term.codes.shape)} for term in layer.terms],
     }
@@ -136,6 +141,10 @@ def _read_layer(entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Quan
         codes = unpack(packed, int(fields["bits"]), int(np.prod(shape))).reshape(shape)
         stored = torch.from_numpy(np.ascontiguousarray(codes))
         terms.append(Term(stored, tensors[f"{prefix}.{order}.scale"], int(fields["bits"]), rows, cols))
+    groups = None
+    if entry.get("groups"):
+        labels = tensors[f"{prefix}.groups.labels"].to(torch.int64)
+        groups = GroupBias(labels, tensors[f"{prefix}.groups.values"])
     return QuantizedLayer(
         entry["name"],
         entry["kind"],
@@ -144,6 +153,7 @@ def _read_layer(entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Quan
         tuple(terms),
         tensors[f"{prefix}.bias"] if entry["bias"] else None,
         tuple(entry["inputs"]),
+        groups,
     )
 
 

@@ -25,7 +25,7 @@ STEPS: dict[str, dict[str, Setting]] = {
     "gptq": {"damp": 0.01, "block": 128, "act_order": False},
     "asymmetric": {},
     "pipe": {"order": 2},
-    "bc": {"shrinkage": "layer", "path": "quantized", "axes": "channel"},
+    "bc": {"shrinkage": "layer", "path": "quantized", "axes": "groups"},
     "pd": {"preset": "fast", "architecture": "auto", "iterations": -1},
 }
 """Steps in canonical order, with the settings each takes and their defaults.

@@ -209,6 +209,14 @@ class Lowering(ProductLowering, FloatLowering, VectorLowering):
 
         return self.compose(node, build, node.args[:2])
 
+    def _aten_addcmul_default(self, node: Any) -> Value:
+        value = float(node.kwargs.get("value", 1))
+
+        def build(x: Node, a: Node, b: Node) -> Node:
+            return op("add", x, op("mul", op("mul", a, b), value) if value != 1 else op("mul", a, b))
+
+        return self.compose(node, build, node.args[:3])
+
     def compose(self, node: Any, build: Callable[..., Node], arguments: Sequence[Any]) -> Value:
         """An elementwise operator: joins the kernel that makes one operand, or stays lazy."""
         shape = tuple(node.meta["val"].shape)

@@ -284,6 +284,9 @@ def _with_recipe(
             "--dynamic: the methods of a recipe fit static activation ranges; drop one of the two"
         )
     wanted = read_recipe(recipe)
+    if request.recipe is None and "bc" in wanted.steps:
+        # a plan counts its biases as free, so they are those of the layers and not of groups of positions
+        wanted = replace(wanted, settings={"bc": {"axes": "channel"}})
     checkpoint = request.output_dir / PD_CHECKPOINT
 
     def at_layer(name: str, done: int, total: int) -> None:

@@ -16,8 +16,9 @@ from torch import Tensor
 from quant.errors import QuantError
 
 Shrinkage = Literal["none", "layer", "coordinate"]
-BiasAxes = Literal["channel", "position"]
-"""One value a channel (folds into the layer's bias at no cost), or one for every output element of a sample."""
+BiasAxes = Literal["channel", "groups", "position"]
+"""One value a channel (folds into the layer's bias at no cost), one a channel for each of a few groups of positions
+(position_groups.py), or one for every output element of a sample."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class MeanErrorAccumulator:
         variance = spread.clamp_min(0) / safe.square() * (self.samples / max(self.samples - 1, 1))
         if self.samples < 2 and shrinkage != "none":
             variance = torch.full_like(variance, math.inf)  # one sample says nothing about its own noise
-        factor = _shrink_factor(mean, variance, shrinkage)
+        factor = shrink_factor(mean, variance, shrinkage)
         bias = factor * mean
         elements = float(count.sum())
         # sum of squares around any B: S2 - 2 B.T + B.B.count
@@ -96,7 +97,7 @@ def _add(left: Tensor | None, right: Tensor) -> Tensor:
     return right if left is None else left + right
 
 
-def _shrink_factor(mean: Tensor, variance: Tensor, shrinkage: Shrinkage) -> Tensor:
+def shrink_factor(mean: Tensor, variance: Tensor, shrinkage: Shrinkage) -> Tensor:
     """``max(0, 1 - v / B^2)``, for the layer as a whole or for each coordinate."""
     if shrinkage == "none":
         return torch.ones((), dtype=mean.dtype)

@@ -8,7 +8,7 @@ choice sees the errors of all earlier ones, and one pass does the work of RepQua
 # pyright: basic
 # torch.fx nodes and metadata are untyped in torch's stubs.
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -43,6 +43,7 @@ from quant.methods.interpret import (
 from quant.methods.layer_norm_reparam import TargetScale, channel_to_layer
 from quant.methods.log_softmax_quant import fit_log
 from quant.methods.norm_sites import NormSite, apply_reparameterization, find_norm_sites
+from quant.methods.position_groups import fit_groups, position_groups
 from quant.methods.product_inputs import Moments, input_rows, sample_values
 from quant.methods.weight_grids import ScaleRule, grouped, term_grid
 from quant.model_pass import Product, attribute
@@ -304,24 +305,58 @@ class _Walk:
         assert options.bias is not None
         rank = self.exact[0][node].dim()
         axis = channel_axis(rank, convolution=product.kind == "conv2d")
-        positional = options.bias_axes == "position"
-        accumulator = MeanErrorAccumulator(tuple(range(1, rank)) if positional else (axis,))
-        for exact, quant in zip(self.exact, self.quant, strict=True):
-            output = quant[node]
-            if options.bias_path == "float":
-                args = quantized_operands(self._arguments(node, exact), product, layer, self.placement)
-                output = node.target(*args)  # type: ignore[operator]
-            accumulator.update(exact[node], output)
-        fitted = accumulator.solve(options.bias).bias
-        if positional:
-            placed, shift = replace(layer, offset=fitted), fitted
-        else:
-            old = None if product.bias is None else attribute(self.module, product.bias).detach()
-            placed = replace(layer, bias=fitted if old is None else old + fitted)
+        if options.bias_axes == "channel" or (
+            options.bias_axes == "groups" and not self._has_positions(product)
+        ):
+            fitted = self._mean_error(product, layer, (axis,)).solve(options.bias).bias
+            placed = self._with_bias(product, layer, fitted)
             shift = fitted.reshape([-1 if number == axis else 1 for number in range(rank)])
+        else:
+            errors = self._mean_error(product, layer, tuple(range(1, rank)))
+            if options.bias_axes == "position":
+                shift = errors.solve(options.bias).bias
+                placed = replace(layer, offset=shift)
+            else:
+                found = errors.solve(options.bias)
+                labels = position_groups(found.mean, found.variance)
+                made = fit_groups(self._outputs(product, layer), labels, options.bias)
+                placed, shift = self._with_bias(product, layer, made.bias), made.bias
+                if made.groups is not None:
+                    table = made.groups.table()
+                    placed, shift = replace(placed, offset=table, groups=made.groups), shift + table
+                    sizes = torch.bincount(labels.flatten()).tolist()
+                    self.notes[product.name] = f"bias by groups of {sizes} positions"
         self.placement = self.placement.with_layer(product.name, placed)
         for quant in self.quant:
             quant[node] = self._kept(quant[node] + shift)
+
+    def _has_positions(self, product: Product) -> bool:
+        """Whether every sample lays its tokens out alike: images do, sentences do not."""
+        fed = [n.meta.get("val") for n in self.runner.nodes if n.op == "placeholder"]
+        floats = all(value is None or value.dtype.is_floating_point for value in fed)
+        return floats and product.kind == "linear" and self.exact[0][product.node].dim() > 2
+
+    def _mean_error(
+        self, product: Product, layer: PlacedLayer, keep: tuple[int, ...]
+    ) -> MeanErrorAccumulator:
+        accumulator = MeanErrorAccumulator(keep)
+        for exact, output in self._outputs(product, layer):
+            accumulator.update(exact, output)
+        return accumulator
+
+    def _outputs(self, product: Product, layer: PlacedLayer) -> Iterator[tuple[Tensor, Tensor]]:
+        """Float and quantized outputs by batch: on the quantized path, or on float inputs (the authors' form)."""
+        node = product.node
+        for exact, quant in zip(self.exact, self.quant, strict=True):
+            output = quant[node]
+            if self.options.bias_path == "float":
+                args = quantized_operands(self._arguments(node, exact), product, layer, self.placement)
+                output = node.target(*args)  # type: ignore[operator]
+            yield exact[node], output
+
+    def _with_bias(self, product: Product, layer: PlacedLayer, fitted: Tensor) -> PlacedLayer:
+        old = None if product.bias is None else attribute(self.module, product.bias).detach()
+        return replace(layer, bias=fitted if old is None else old + fitted)
 
     def _arguments(self, node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
         return map_arg(node.args, lambda n: self.runner.read(n, env))

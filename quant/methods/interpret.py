@@ -17,9 +17,11 @@ from torch.fx.node import map_arg
 
 from quant.activation import ActQuantizer
 from quant.errors import QuantError
+from quant.group_bias import GroupBias
 from quant.log_codes import LogQuantizer
 from quant.model_pass import Product, attribute, find_products
-from quant.qmodel import QuantizedLayer, QuantizedModel
+from quant.qlayer import QuantizedLayer
+from quant.qmodel import QuantizedModel
 from quant.scheme import Scheme
 from quant.terms import Term, weight_of
 
@@ -39,6 +41,7 @@ class PlacedLayer:
     bias: Tensor | None = None
     inputs: tuple[str | None, ...] = ()
     offset: Tensor | None = None  # positional compensation, shaped like the output of one sample
+    groups: GroupBias | None = None  # what `offset` is made of, where an integer operator can carry it
 
 
 @dataclass(frozen=True)
@@ -191,9 +194,9 @@ def integer_model(
         activations[key] = grid
     layers: dict[str, QuantizedLayer] = {}
     for name, layer in placement.layers.items():
-        if layer.offset is not None:
+        if layer.offset is not None and layer.groups is None:
             raise QuantError(
-                f"{name}: a positional bias has no integer operator; set the axes of bc to channel"
+                f"{name}: one bias a position has no integer operator; set the axes of bc to groups or channel"
             )
         product = products[name]
         shape = () if product.weight is None else tuple(attribute(module, product.weight).shape)
@@ -201,7 +204,9 @@ def integer_model(
         if bias is None and product.bias is not None:
             bias = attribute(module, product.bias).detach().float()
         keys = tuple(key for key in layer.inputs if key is not None)
-        layers[name] = QuantizedLayer(name, product.kind, layer.scheme, shape, layer.terms, bias, keys)
+        layers[name] = QuantizedLayer(
+            name, product.kind, layer.scheme, shape, layer.terms, bias, keys, layer.groups
+        )
     model = QuantizedModel(module, layers, activations, source)
     model.check()
     return model

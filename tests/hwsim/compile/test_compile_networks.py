@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from hwsim.errors import UserError
 from hwsim.model.load import load_model
 from hwsim.runtime import load
 from hwsim.stages.quantize import uniform_assignment
+from quant.group_bias import GroupBias
 from quant.observe import observe_ranges
 from quant.qmodel import quantize
 from quant.scheme import Scheme
@@ -217,3 +219,28 @@ def test_two_threads_give_the_same_bits(tmp_path, factory):
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_biases_of_position_groups_join_the_kernel_of_the_product(tmp_path, monkeypatch):
+    """Bit-equal behind one product, and no further step in the program."""
+    monkeypatch.setenv("HWSIM_CACHE", str(tmp_path / "cache"))
+    model, inputs, _ = quantized("transformer", "w4a8")
+    name, layer = next((n, m) for n, m in model.layers.items() if m.kind == "linear")
+    shape = next(n.meta["val"].shape for n in model.module.graph.nodes if n.meta.get("layer") == name)
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(3, tuple(shape[1:-1]), generator=generator)
+    groups = GroupBias(labels, torch.randn(2, shape[-1], generator=generator))
+    grouped = replace(model, layers={**model.layers, name: replace(layer, groups=groups)})
+    steps = []
+    for number, made in enumerate((model, grouped)):
+        module = made.integer()
+        wanted = [n for n in module.graph.nodes if n.meta.get("layer") == name and n.op == "call_function"][
+            -1
+        ]
+        next(n for n in module.graph.nodes if n.op == "output").args = ((wanted,),)
+        module.graph.eliminate_dead_code()
+        module.recompile()
+        found, expected = compiled(tmp_path / str(number), module, inputs)
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+        steps.append(len(lower(module, host_isa()).steps))
+    assert steps[0] == steps[1]

@@ -157,7 +157,7 @@ def test_positional_bias_leaves_no_error_at_any_position_and_fits_one_length():
     assert float(torch.cat(gaps).mean(0).abs().max()) < 1e-5
     with pytest.raises(QuantError, match="does not fit outputs"):
         runner.evaluate(node, _cut(runner, node, 5), result.placement)
-    with pytest.raises(QuantError, match="positional bias has no integer"):
+    with pytest.raises(QuantError, match="one bias a position has no integer"):
         integer_model(result.module, result.placement)
 
 

@@ -1,0 +1,85 @@
+"""Positions of a token sequence that err alike share one compensating bias (methods.md 9.4, axes ``groups``).
+
+One bias a channel is the mean over all positions, so the many patches of a vision transformer outvote the few
+tokens that everything hangs on: the class token, which the head alone reads, and the tokens of massive
+activations (ViT-Tiny: the four corner patches, whose outputs of one layer are a hundred times those of the others
+and are clipped at 4 bits). Their mean error then grows by the bias of the others. One bias a position repairs that
+with a table larger than the weights. Most positions err alike, so a few groups do: the largest is served by the
+layer's own bias, each other group by one vector more, which a kernel adds with one multiply-add an output.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quant.group_bias import GroupBias
+from quant.methods.bias_compensation import MeanErrorAccumulator, Shrinkage, shrink_factor
+
+GROUPS = 4
+ROUNDS = 20
+
+
+@dataclass(frozen=True)
+class GroupedCompensation:
+    """The largest group's bias, for the layer, and what the other groups get on top."""
+
+    bias: Tensor  # float32 (C,)
+    groups: GroupBias | None
+
+
+def fit_groups(
+    pairs: Iterable[tuple[Tensor, Tensor]], labels: Tensor, shrinkage: Shrinkage
+) -> GroupedCompensation:
+    """Biases of the groups from (float output, quantized output); each is shrunk by its own noise.
+
+    ``labels`` holds the group of each position, 0 the one that the layer's bias serves.
+    """
+    count = int(labels.max()) + 1
+    accumulator = MeanErrorAccumulator((1, 2))
+    for exact, output in pairs:
+        accumulator.update(_means(exact, labels, count), _means(output, labels, count))
+    fitted = accumulator.solve(shrinkage)
+    factors = [shrink_factor(m, v, shrinkage) for m, v in zip(fitted.mean, fitted.variance, strict=True)]
+    biases = torch.stack([f * m for f, m in zip(factors, fitted.mean, strict=True)]).float()
+    more = biases[1:] - biases[:1]
+    return GroupedCompensation(biases[0], GroupBias(labels, more) if len(more) else None)
+
+
+def _means(values: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Mean over the positions of each group: (samples, groups, channels)."""
+    flat = values.double().reshape(len(values), labels.numel(), values.shape[-1])
+    total = flat.new_zeros(len(flat), count, flat.shape[-1])
+    total.index_add_(1, labels.flatten(), flat)
+    return total / torch.bincount(labels.flatten(), minlength=count).view(1, -1, 1)
+
+
+def position_groups(mean: Tensor, variance: Tensor, limit: int = GROUPS) -> Tensor:
+    """Group of each position, 0 the largest, from the mean error (..., C) and the variance of that mean.
+
+    Groups are split off one at a time by k-means, each seeded with the position that is served worst. A split must
+    lower the squared mean error by more than twice the sampling noise of the positions that it takes along (once
+    would do for positions picked blindly, but the worst of many was picked).
+    """
+    table, noise = mean.reshape(-1, mean.shape[-1]).double(), variance.reshape(-1, mean.shape[-1]).sum(1)
+    centres = table.mean(0, keepdim=True)
+    labels = torch.zeros(len(table), dtype=torch.int64)
+    rest = (table - centres).square().sum(1)
+    for _ in range(limit - 1):
+        trial = torch.cat([centres, table[rest.argmax()][None]])
+        found = labels
+        for _ in range(ROUNDS):
+            found = torch.cdist(table, trial).argmin(1)
+            trial = torch.stack([_centre(table, found == g, old) for g, old in enumerate(trial)])
+        after = (table - trial[found]).square().sum(1)
+        if not float((rest - after).sum()) > 2 * float(noise[found == len(trial) - 1].sum()):
+            break
+        centres, labels, rest = trial, found, after
+    sizes = torch.bincount(labels, minlength=len(centres))
+    ranks = sizes.argsort(descending=True, stable=True).argsort()
+    return ranks[labels].reshape(mean.shape[:-1])
+
+
+def _centre(table: Tensor, members: Tensor, old: Tensor) -> Tensor:
+    return table[members].mean(0) if bool(members.any()) else old
