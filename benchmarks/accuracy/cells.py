@@ -1,7 +1,7 @@
 """Cells of the accuracy table: which are wanted, in what order, and a file that remembers the finished ones."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ class Outcome:
     right: str
     divergence: float  # mean KL(float || quantized)
     seconds: float
+    dropped: str = ""  # items of a composition that the held-out referee did not keep
 
 
 def packed(right: Tensor) -> str:
@@ -43,7 +44,8 @@ class Store:
         if path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
                 entry = json.loads(line)
-                outcome = Outcome(*(entry.pop(key) for key in ("right", "divergence", "seconds")))
+                taken = {f.name: entry.pop(f.name) for f in fields(Outcome) if f.name in entry}
+                outcome = Outcome(**taken)
                 self.found[Cell(**entry)] = outcome
 
     def add(self, cell: Cell, outcome: Outcome) -> None:

@@ -41,7 +41,7 @@ SINGLE = {
 }
 COMPOSED = {
     "vit": ["GPTQ+BC", "RepQuant+BC", "RepQuant+PIPE+BC"],
-    "cnn": ["GPTQ+BC", "PIPE+GPTQ+BC", "PD-Quant+BC"],
+    "cnn": ["GPTQ+BC", "PD-Quant+BC", "PIPE+GPTQ+BC", "PD-Quant+PIPE+BC"],
 }
 SCHEMES = ["w4a4", "w2a4", "w2a2", "w4a8", "w3a4", "w8a8", "w6a6", "w4", "w3", "w2"]
 DOUBLED = "PIPE"
@@ -62,9 +62,12 @@ class Claim:
 CLAIMS = [
     Claim("vit_tiny", "w4a4", "RepQuant", PLAIN, 20.0),
     Claim("vit_tiny", "w4a4", "BC", PLAIN),
+    Claim("vit_tiny", "w4a4", "BC", "BC (paper)"),
+    Claim("vit_tiny", "w4a4", "RepQuant+BC", "RepQuant"),
     Claim("cifar10_resnet20", "w4a4", "BC", PLAIN),
     Claim("cifar10_resnet20", "w2a4", "PD-Quant", "QDrop"),
     Claim("cifar10_resnet20", "w2a2", "PD-Quant", "QDrop"),
+    Claim("cifar10_resnet20", "w2a4", "PD-Quant+BC", "PD-Quant"),
     Claim("mobilenetv2", "w4a4", "PD-Quant", "QDrop"),
 ]
 

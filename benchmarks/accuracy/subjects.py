@@ -90,7 +90,7 @@ SUBJECTS = {
             datasets.CIFAR_RESNET,
         ),
         Recipe("cifar10_vit", f"{_CIFAR}:cifar10_vit", None, "vit", 32, 128, 2016, datasets.CIFAR_VIT),
-        Recipe("vit_tiny", "vit_t", "vit_tiny_patch16_224.safetensors", "vit", 16, 32, 192),
+        Recipe("vit_tiny", "vit_t", "vit_tiny_patch16_224.safetensors", "vit", 8, 32, 192),
         Recipe(
             "mobilenetv2",
             "timm:mobilenetv2_100[pad_type=same]",
