@@ -34,6 +34,7 @@ from hwsim.runtime.verify import SCHEMA_VERSION, sha256
 _FEATURES = {
     "x86-vnni512": ("avx512_vnni", "avx512bw", "avx512vl"),
     "x86-vnni512-popcnt": ("avx512_vnni", "avx512bw", "avx512vl", "avx512_vpopcntdq"),
+    "x86-amx": ("avx512_vnni", "avx512bw", "avx512vl", "amx_tile", "amx_int8"),
     "x86-avxvnni": ("avx_vnni", "avx2", "fma"),
     "x86-avx2": ("avx2", "fma"),
     "aarch64-dotprod": ("asimddp",),

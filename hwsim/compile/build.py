@@ -41,6 +41,7 @@ _SOURCES = (
     "operand.py",
     "powers.py",
     "serial.py",
+    "tiles.py",
     "depthwise.py",
     "together.py",
     "proof.py",

@@ -46,6 +46,7 @@ class Isa:
         emulator: Command that runs a foreign binary on this machine, for tests.
         activation_offset: What the dot product subtracts from every code (128 where it is signed).
         matrix_depth: Products summed by one instruction of the matrix unit; 0 where there is none.
+        tiles: Whether there are tile registers (`tiles`) beside `dot`.
         serial_pairs: Most pairs of bit planes (weights times activations) for which popcounts beat `dot`.
     """
 
@@ -61,6 +62,7 @@ class Isa:
     activation_offset: int = 0
     matrix_depth: int = 0
     serial_pairs: int = 0
+    tiles: bool = False
 
     @property
     def permutes(self) -> bool:
@@ -130,6 +132,10 @@ ISAS: dict[str, Isa] = {
         Isa(
             "x86-vnni512-popcnt", "vnni512", 16, 4, 6, 4,
             _llvm(mcpu="cascadelake", mattr=("+avx512vpopcntdq",)), serial_pairs=4,
+        ),
+        Isa(
+            "x86-amx", "vnni512", 16, 4, 6, 4,
+            _llvm(mcpu="cascadelake", mattr=("+amx-tile", "+amx-int8")), tiles=True,
         ),
         Isa("x86-avxvnni", "vnni256", 8, 4, 4, 2, _llvm(mcpu="alderlake")),
         Isa("x86-avx2", "avx2", 8, 2, 4, 2, _llvm(mcpu="haswell"), serial_pairs=4),

@@ -28,6 +28,7 @@ from hwsim.compile.isa import Isa
 from hwsim.compile.panels import Operand, Section
 from hwsim.compile.product_code import ProductCode
 from hwsim.compile.serial import words
+from hwsim.compile.tiles import TileCode
 
 IDENTITY = leaf(0)
 
@@ -175,7 +176,8 @@ class Product:
         """The kernel for ``isa``."""
         code = Code(name, isa.device)
         machine = self.machine(isa)
-        (TensorCode if machine.dot == "mma" else ProductCode)(code, self, machine).write()
+        writer = TensorCode if machine.dot == "mma" else TileCode if machine.tiles else ProductCode
+        writer(code, self, machine).write()
         return code.function()
 
     def machine(self, isa: Isa) -> Isa:

@@ -115,12 +115,12 @@ class ProductCode:
 
     def _place(
         self, section: Section, bases: tuple[int, int, int], where: tuple[Any, list[Any]], panel: Any
-    ) -> "_Place":
+    ) -> "Place":
         """Where one panel of one batch entry lies."""
         product, (batch_index, batch), (byte, first_vector, slot) = self.product, where, bases
         entry_bytes = product.weight_bytes(self.isa) // product.batches
         start = batch_index * entry_bytes + byte + panel * product.panel_bytes(self.isa, section)
-        return _Place(
+        return Place(
             section, batch_index, batch, self.code.bind("w", start),
             first_vector + panel * section.vectors, slot + panel * len(section.pattern),
         )  # fmt: skip
@@ -138,7 +138,7 @@ class ProductCode:
         weights = vectors if self.product.packed_bits == 8 or self.product.serial else 2 * vectors
         return max(1, min(isa.tile_rows * isa.tile_vectors // vectors, (31 - weights) // vectors))
 
-    def _row_tiles(self, place: "_Place", rows: tuple[Any, int]) -> None:
+    def _row_tiles(self, place: "Place", rows: tuple[Any, int]) -> None:
         first, count = rows
         tile = self._tile_rows(place.section.vectors)
         full, rest = divmod(count, tile)
@@ -152,11 +152,27 @@ class ProductCode:
         """Coordinates of a row in ``dims``."""
         return self.code.coordinates(row, [extent for extent, _, _ in self.product.dims])
 
-    def _tile(self, place: "_Place", first_row: Any, rows: int) -> None:
+    def _tile(self, place: "Place", first_row: Any, rows: int) -> None:
         """One register tile: accumulate over K, then the epilogue."""
         product, isa, code = self.product, self.isa, self.code
         vectors = place.section.vectors
         coordinates = [self._row_index(code.bind("m", first_row + i)) for i in range(rows)]
+        starts = self._starts(place, coordinates)
+        acc = code.scratch("acc", len(starts) * vectors, self._vector)
+        for v, initial in enumerate(self._initials(place)):
+            for i in range(len(starts)):
+                code.store(acc, i * vectors + v, initial)
+        self._prefetch_outputs(place, coordinates)
+        if product.serial:
+            lane = self._lane(place)
+            accumulate(code, product, isa, self.buffers, (vectors, place.byte, lane, starts), acc)
+        else:
+            self._accumulate(place, starts, acc)
+        self._epilogue(place, coordinates, acc)
+
+    def _starts(self, place: "Place", coordinates: list[list[Any]]) -> list[Any]:
+        """Where the activations of each row begin, plane by plane."""
+        product, code = self.product, self.code
         batch_base = product.activation_offset + sum(
             b * s for b, (_, s, _) in zip(place.batch, product.batch, strict=True)
         )
@@ -165,25 +181,23 @@ class ProductCode:
             for where in coordinates
         ]
         planes, stride = product.planes
-        if planes > 1:
-            starts = [code.bind("a", start + plane * stride) for start in starts for plane in range(planes)]
-        acc = code.scratch("acc", len(starts) * vectors, self._vector)
-        lane = (place.batch_index * product.packed_lanes + place.vector) * isa.lanes
-        for v in range(vectors):
-            if product.floating or product.serial:
-                initial = constant(0, "float32" if product.floating else "int32", isa.lanes)
-            else:
-                initial = code.bind("c", self.buffers["initial"].vload([lane + v * isa.lanes], self._vector))
-            for i in range(len(starts)):
-                code.store(acc, i * vectors + v, initial)
-        self._prefetch_outputs(place, coordinates)
-        if product.serial:
-            accumulate(code, product, isa, self.buffers, (vectors, place.byte, lane, starts), acc)
-        else:
-            self._accumulate(place, starts, acc)
-        self._epilogue(place, coordinates, acc)
+        if planes == 1:
+            return starts
+        return [code.bind("a", start + plane * stride) for start in starts for plane in range(planes)]
 
-    def _prefetch_outputs(self, place: "_Place", coordinates: list[list[Any]]) -> None:
+    def _lane(self, place: "Place") -> Any:
+        """First lane of a panel among those of all batch entries."""
+        return (place.batch_index * self.product.packed_lanes + place.vector) * self.isa.lanes
+
+    def _initials(self, place: "Place") -> list[Any]:
+        """What the accumulators of each vector begin with."""
+        product, lanes, vectors = self.product, self.isa.lanes, place.section.vectors
+        if product.floating or product.serial:
+            return [constant(0, "float32" if product.floating else "int32", lanes)] * vectors
+        lane, buffer = self._lane(place), self.buffers["initial"]
+        return [self.code.bind("c", buffer.vload([lane + v * lanes], self._vector)) for v in range(vectors)]
+
+    def _prefetch_outputs(self, place: "Place", coordinates: list[list[Any]]) -> None:
         """Ask for the lines of outputs that no cache still holds: they arrive while the tile is summed up."""
         product, lanes = self.product, self.isa.lanes
         size = np.dtype(product.out_dtype).itemsize
@@ -196,7 +210,8 @@ class ProductCode:
             for column in range(0, len(place.section.pattern) * lanes, elements):
                 self.code.prefetch(self.buffers["out"], target + column)
 
-    def _accumulate(self, place: "_Place", starts: list[Any], acc: Any) -> None:
+    def _accumulate(self, place: "Place", starts: list[Any], acc: Any, first: int = 0) -> None:
+        """All taps and, of each, the weight loads from ``first`` on."""
         product, isa, code = self.product, self.isa, self.code
         vectors, blocks = place.section.vectors, product.blocks(isa)
         offset: Any = 0
@@ -207,8 +222,8 @@ class ProductCode:
             index = manager.__enter__()
             managers.append(manager)
             offset, tap = offset + index * stride, tap * count + index
-        block_manager = code.loop(blocks)
-        block = block_manager.__enter__()
+        block_manager = code.loop(blocks - first)
+        block = first + block_manager.__enter__()
         step_bytes = isa.lanes * isa.depth
         base = code.bind("b", place.byte + (tap * blocks + block) * (vectors * step_bytes))
         loads = [
@@ -228,7 +243,7 @@ class ProductCode:
         for manager in reversed(managers):
             manager.__exit__(None, None, None)
 
-    def _epilogue(self, place: "_Place", coordinates: list[list[Any]], acc: Any) -> None:
+    def _epilogue(self, place: "Place", coordinates: list[list[Any]], acc: Any) -> None:
         product, isa, code = self.product, self.isa, self.code
         vectors = place.section.vectors
         first = 0
@@ -259,7 +274,7 @@ class ProductCode:
                 self._store(place, where, (column, output), first, values, later, ragged)
             first += terms
 
-    def _moves(self, place: "_Place", output: int) -> list[tuple[tuple[int, int], Any, Any]]:
+    def _moves(self, place: "Place", output: int) -> list[tuple[tuple[int, int], Any, Any]]:
         """For each packed term of one output slot: its two vectors, the lanes to take, their scales."""
         section, lanes, moves = place.section, self.isa.lanes, []
         for term, (a, b) in section.sources(output):
@@ -272,7 +287,7 @@ class ProductCode:
             moves.append(((a, b), index, scale))
         return moves
 
-    def _finish(self, value: Any, place: "_Place", where: list[Any], plane: int = 0) -> Any:
+    def _finish(self, value: Any, place: "Place", where: list[Any], plane: int = 0) -> Any:
         """Undo the packing shift and add the row term."""
         product, lanes = self.product, self.isa.lanes
         if product.packed_bits < 8 and not product.serial:
@@ -284,7 +299,7 @@ class ProductCode:
             value = value + broadcast(self.buffers["row_terms"].vload([row]), lanes)
         return value
 
-    def _output(self, place: "_Place", where: list[Any]) -> Any:
+    def _output(self, place: "Place", where: list[Any]) -> Any:
         """Where column 0 of a row lies in the output."""
         product = self.product
         batch = sum(b * s for b, (_, _, s) in zip(place.batch, product.batch, strict=True))
@@ -294,7 +309,7 @@ class ProductCode:
 
     def _store(
         self,
-        place: "_Place",
+        place: "Place",
         where: list[Any],
         slot: tuple[Any, int],
         first: int,
@@ -327,7 +342,7 @@ class ProductCode:
             place_of_lane, item = pair
             code.store(self.buffers["out"], target + place_of_lane, item)
 
-    def _rescale(self, place: "_Place", first: int, values: list[Any]) -> Any:
+    def _rescale(self, place: "Place", first: int, values: list[Any]) -> Any:
         """``sum over terms of float32(acc) * scale``, in the order of the terms."""
         lanes = self.isa.lanes
         if self.product.floating:
@@ -343,7 +358,7 @@ class ProductCode:
             total = part if total is None else self.code.bind("y", total + part)
         return total
 
-    def _evaluate(self, place: "_Place", where: list[Any], slot: tuple[Any, int], value: Any) -> Any:
+    def _evaluate(self, place: "Place", where: list[Any], slot: tuple[Any, int], value: Any) -> Any:
         lanes = self.isa.lanes
         column, output = slot
 
@@ -365,7 +380,7 @@ class ProductCode:
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """Where the writer stands: which panel of which batch entry."""
 
     section: Section

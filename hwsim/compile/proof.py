@@ -91,7 +91,7 @@ def _multiplications(kernel: Kernel, isa: Isa) -> frozenset[str]:
     return frozenset(types)
 
 
-_INSTRUCTIONS = ("call_llvm_pure_intrin", "call_pure_extern", "call_extern")
+_INSTRUCTIONS = ("call_llvm_pure_intrin", "call_pure_extern", "call_extern", "call_llvm_intrin")
 _CHILDREN = (
     "body", "seq", "then_case", "else_case", "value", "source", "indices", "a", "b", "args", "base", "vectors",
     "condition", "true_value", "false_value",

@@ -22,7 +22,7 @@ import numpy as np
 
 from hwsim.errors import UserError
 from hwsim.runtime.runner import ALIGNMENT, Runner, allocate, read_params
-from hwsim.runtime.verify import check_hash, check_machine, read_manifest, sha256
+from hwsim.runtime.verify import ask_for_tiles, check_hash, check_machine, read_manifest, sha256
 
 
 def _load_thread_pool(library: Path, threads: int) -> None:
@@ -144,6 +144,7 @@ def load(directory: str | Path) -> Runner:
     on_device = manifest["machine"]["target"]["kind"] == "cuda"
     if not on_device:
         check_machine(manifest)
+        ask_for_tiles(manifest)
     if not on_device and "module.so" not in manifest["files"]:
         raise UserError(f"{root}: holds no shared library for this machine; compile with --isa host")
     for name in manifest["files"]:

@@ -3,6 +3,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from hwsim.errors import UserError
 
 ALIGNMENT = 64
+_PIECE = 1 << 22  # bytes read at once
 SLACK = 64  # bytes behind every buffer that generated code may read
 
 
@@ -32,18 +34,29 @@ def allocate(size: int) -> np.ndarray:
 
 
 def read_params(path: Path) -> tuple[np.ndarray, str]:
-    """A safetensors file in one buffer, its data at a 64-byte boundary, and the sha256 of the whole file."""
+    """A safetensors file in one buffer, its data at a 64-byte boundary, and the sha256 of the whole file.
+
+    A second thread hashes each piece while the next one is read.
+    """
     size = path.stat().st_size
-    with path.open("rb") as stream:
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as stream, ThreadPoolExecutor(1) as hashing:
         head = 8 + int.from_bytes(stream.read(8), "little")
         stream.seek(0)
         raw = np.empty(size + 2 * ALIGNMENT, np.uint8)
         start = (-raw.ctypes.data - head) % ALIGNMENT
         content = raw[start : start + size]
-        if head > size or stream.readinto(content.data) != size:
+        done = 0 if head <= size else size + 1
+        while done < size:
+            count = stream.readinto(content[done : done + _PIECE].data)
+            if not count:
+                break
+            hashing.submit(digest.update, content[done : done + count].data)
+            done += count
+        if done != size:
             raise UserError(f"{path}: not a safetensors file; compile the artifact again")
     raw[start + size :] = 0
-    return raw[start:], hashlib.sha256(content.data).hexdigest()
+    return raw[start:], digest.hexdigest()
 
 
 class Runner(ABC):

@@ -1,5 +1,6 @@
 """Reads an artifact's documents and checks every file against its recorded hash before anything is executed."""
 
+import ctypes
 import hashlib
 import json
 import platform
@@ -9,6 +10,7 @@ from typing import Any
 from hwsim.errors import UserError
 
 SCHEMA_VERSION = 1
+_ARCH_PRCTL, _ASK, _TILE_DATA = 158, 0x1023, 18  # x86-64 Linux: arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA)
 
 
 def sha256(path: Path) -> str:
@@ -62,4 +64,14 @@ def check_machine(manifest: dict[str, Any]) -> None:
     if missing:
         raise UserError(
             f"artifact needs the processor features {', '.join(missing)}; compile for this machine with --isa host"
+        )
+
+
+def ask_for_tiles(manifest: dict[str, Any]) -> None:
+    """Where code uses the tile registers of AMX, ask Linux for them, once for all threads of the process."""
+    if "amx_tile" in manifest["machine"]["features"] and ctypes.CDLL(None).syscall(
+        _ARCH_PRCTL, _ASK, _TILE_DATA
+    ):
+        raise UserError(
+            "this system gives no tile registers (AMX) to programs; compile for this machine with --isa host"
         )
