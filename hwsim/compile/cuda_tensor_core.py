@@ -101,25 +101,26 @@ class TensorCode(ProductCode):
             self._finish_tile(tile, (section, bases), (index, where), (first_row, first_panel, thread), acc)
 
     def _row_starts(self, tile: Tile, batch: list[Any], first_row: Any, thread: Any) -> Any:
-        """Where the activations of every row of the tile begin; -1 past the last row."""
+        """Where the activations of every row of the tile begin; past the last row, those of the last."""
         product, code = self.product, self.code
         starts = code.scratch("starts", tile.rows, "int32", shared=True)
         base = product.activation_offset + sum(
             b * stride for b, (_, stride, _) in zip(batch, product.batch, strict=True)
         )
         with code.when(thread < tile.rows):
-            row = code.bind("m", first_row + thread)
-            code.store(starts, thread, tirx.const(-1, "int32"))
-            with code.when(row < product.rows):
-                where = self._row_index(row)
-                start = base + sum(c * s for c, (_, s, _) in zip(where, product.dims, strict=True))
-                code.store(starts, thread, start)
+            where = self._row_index(code.bind("m", tirx.min(first_row + thread, product.rows - 1)))
+            start = base + sum(c * s for c, (_, s, _) in zip(where, product.dims, strict=True))
+            code.store(starts, thread, start)
         return starts
 
     def _finish_tile(
         self, tile: Tile, panels: tuple[Section, Any], batch: tuple[Any, list[Any]], corner: Any, acc: Any
     ) -> None:
-        """The epilogue of every thread: its rows of its own panel."""
+        """The epilogue of every thread: its rows of its own panel.
+
+        Rows past the last are computed as the last one and stored there, the same values again: without a branch
+        around each row, what belongs to a column is loaded once for all of them.
+        """
         product, code, (section, bases) = self.product, self.code, panels
         first_row, first_panel, thread = corner
         vectors = section.vectors
@@ -132,10 +133,8 @@ class TensorCode(ProductCode):
             entry = (place.batch_index * product.packed_lanes + place.vector) * self.isa.lanes
             initial = [code.bind("c", self.buffers["initial"].vload([entry + v])) for v in range(vectors)]
             with code.loop(2 * tile.row_tiles, unroll=True) as turn:
-                m = code.bind("m", top + turn * 8)
-                with code.when(m < product.rows):
-                    mine = _Row(acc, turn * vectors, initial)
-                    self._epilogue(place, [self._row_index(m)], mine)
+                m = code.bind("m", tirx.min(top + turn * 8, product.rows - 1))
+                self._epilogue(place, [self._row_index(m)], _Row(acc, turn * vectors, initial))
 
     def _depth_type(self) -> str:
         """The type that describes K: how it lies in memory, and which instruction multiplies."""

@@ -2,9 +2,9 @@
 
    Weights lie as [panel][tap][block of K][vector][32 bytes]; a byte holds 1, 2 or 4 codes, those of step s (32
    codes of K) in its bits s * BITS and up. A row of activations is RUN consecutive bytes at every tap. Both come into
-   shared memory a stage at a time, while the stages before are multiplied. Rows and panels past the last and
-   activations past RUN are filled with zeros; up to ALIGN - 1 bytes past RUN are read as they lie, for the weights
-   there are zeros and every buffer has bytes behind its end.
+   shared memory a stage at a time, while the stages before are multiplied. Rows past the last are the last one again;
+   panels past the last and activations past RUN are filled with zeros; up to ALIGN - 1 bytes past RUN are read as they
+   lie, for the weights there are zeros and every buffer has bytes behind its end.
 
    Every row in shared memory has 32, 64 or 128 bytes in chunks of 16; chunks are permuted among the rows of
    128 bytes so that the eight rows that ldmatrix reads at once lie in different banks. All that depends on the thread
@@ -51,20 +51,18 @@ template <class T, class D> struct hwsim_fetch {
   hwsim_copy<D::ALIGN> rows[ROW_COPIES];
   hwsim_copy<16> columns[COLUMN_COPIES];
   const unsigned char *activations, *weights;
-  int row_from[ROW_COPIES], row_left[ROW_COPIES], row_to; /* bytes left of RUN, if the row exists */
+  int row_from[ROW_COPIES], row_to, part; /* part: where in its row the thread's chunk begins */
   int column_from[COLUMN_COPIES], column_to[COLUMN_COPIES], column_block[COLUMN_COPIES];
   int chunk, tap; /* turns within the tap, taps within the inner loop */
 
   __device__ __forceinline__ hwsim_fetch(const unsigned char* a, const unsigned char* w, int panels, const int* starts)
       : activations(a), weights(w), chunk(0), tap(0) {
-    const int thread = threadIdx.x, row = thread / ROW_CHUNKS, part = thread % ROW_CHUNKS * 16;
+    const int thread = threadIdx.x, row = thread / ROW_CHUNKS;
+    part = thread % ROW_CHUNKS * 16;
     row_to = row * D::ROW + (part ^ hwsim_flip<D::ROW>(row) * 16);
 #pragma unroll
-    for (int i = 0; i < ROW_COPIES; ++i) {
-      const int mine = row + i * ROWS_AT_ONCE, start = mine < T::ROWS ? starts[mine] : -1;
-      row_from[i] = start < 0 ? 0 : start + part;
-      row_left[i] = start < 0 ? -D::CHUNKS * D::ROW : D::RUN - part; /* never more than 0 without a row */
-    }
+    for (int i = 0; i < ROW_COPIES; ++i)
+      if (T::ROWS % ROWS_AT_ONCE == 0 || row + i * ROWS_AT_ONCE < T::ROWS) row_from[i] = starts[row + i * ROWS_AT_ONCE] + part;
 #pragma unroll
     for (int i = 0; i < COLUMN_COPIES; ++i) {
       const int at = thread + i * T::THREADS, panel = at / PANEL_CHUNKS, within = at % PANEL_CHUNKS;
@@ -81,10 +79,9 @@ template <class T, class D> struct hwsim_fetch {
   __device__ __forceinline__ void begin(unsigned place) {
 #pragma unroll
     for (int i = 0; i < ROW_COPIES; ++i)
-      if (T::ROWS % ROWS_AT_ONCE == 0 || row_to + i * ROWS_AT_ONCE * D::ROW < T::ROWS * D::ROW) {
-        const int rest = D::RUN % D::ROW == 0 ? row_left[i] : row_left[i] - chunk * D::ROW;
-        rows[i].begin(place + row_to + i * ROWS_AT_ONCE * D::ROW, activations + row_from[i], rest);
-      }
+      if (T::ROWS % ROWS_AT_ONCE == 0 || row_to + i * ROWS_AT_ONCE * D::ROW < T::ROWS * D::ROW)
+        rows[i].begin(place + row_to + i * ROWS_AT_ONCE * D::ROW, activations + row_from[i],
+                      D::RUN % D::ROW == 0 ? 16 : D::RUN - chunk * D::ROW - part);
 #pragma unroll
     for (int i = 0; i < COLUMN_COPIES; ++i)
       if (ALL % T::THREADS == 0 || column_to[i] >= 0) {

@@ -266,9 +266,12 @@ def test_fused_epilogue(tmp_path):
 @needs_compiler
 @pytest.mark.parametrize(
     "line",
-    ["    __syncthreads(); /* this stage", "    hwsim_wait<STAGES - 2>();", "  __syncthreads(); /* the starts",
-     "    hwsim_commit();\n    multiply.stage"],
-)  # fmt: skip
+    [
+        "    __syncthreads(); /* this stage",
+        "    hwsim_wait<STAGES - 2>();",
+        "    hwsim_commit();\n    multiply",
+    ],
+)
 def test_what_stands_in_notices_a_missing_line(tmp_path, monkeypatch, line):
     """Without one of its barriers or waits the kernel gives wrong results here too."""
     monkeypatch.setattr(cuda_tensor_core, "TILES", (TILES[-2],))
