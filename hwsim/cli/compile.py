@@ -23,7 +23,7 @@ def compile_(
     calibration_data: options.CalibrationData = None,
     samples: options.Samples = 64,
     isa: Annotated[
-        str, typer.Option(help="Machine: host, x86-avx2, aarch64-dotprod, riscv64-v, c, ...")
+        str, typer.Option(help="Machine: host, x86-avx2, aarch64-dotprod, riscv64-v, cuda, c, ...")
     ] = "host",
     threads: Annotated[
         int | None,

@@ -43,7 +43,7 @@ _TOOLS = (
     ("riscv64-linux-gnu-gcc", "for riscv64 modules: apt-get install gcc-riscv64-linux-gnu"),
     ("arm-none-eabi-gcc", "for Cortex-M objects: apt-get install gcc-arm-none-eabi"),
     ("qemu-aarch64", "to run foreign modules here: apt-get install qemu-user"),
-    ("nvcc", "for CUDA modules: install the CUDA toolkit"),
+    ("nvcc", "for CUDA modules: install the CUDA toolkit, or pip install nvidia-cuda-nvrtc-cu12"),
 )
 _ISA = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 
@@ -68,6 +68,23 @@ def _tvm_targets() -> Finding:
         return Finding("TVM code generators", "broken", str(error).splitlines()[0], _TVM)
 
 
+def _device() -> Finding:
+    """The NVIDIA device that hwsim run would use; tensor cores multiply integers from compute capability 7.5 on."""
+    from hwsim.errors import UserError
+    from hwsim.runtime.cuda import OLDEST, Device
+
+    try:
+        device = Device()
+    except UserError as error:
+        return Finding(
+            "NVIDIA device", "missing", str(error).partition(": ")[2], "to run CUDA modules: a driver"
+        )
+    detail = f"{device.name}, compute capability {device.capability / 10}"
+    if device.capability < OLDEST:
+        return Finding("NVIDIA device", "broken", detail, f"CUDA modules need {OLDEST / 10} or newer")
+    return Finding("NVIDIA device", "ok", detail)
+
+
 def _isa() -> str:
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as stream:
@@ -90,6 +107,7 @@ def examine() -> list[Finding]:
     for name, mend in _TOOLS:
         path = shutil.which(name)
         findings.append(Finding(name, "ok", path) if path else Finding(name, "missing", "not found", mend))
+    findings.append(_device())
     return findings
 
 

@@ -7,6 +7,7 @@ for each input. A run copies the inputs over, launches every kernel in order and
 # ctypes functions are untyped.
 
 import ctypes
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
@@ -20,7 +21,8 @@ from hwsim.runtime.verify import check_hash
 
 _LIBRARY = "libcuda.so.1"
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
-_NO_DEVICE = "needs an NVIDIA device; compile with --isa host for this processor"
+_NO_DEVICE = "the artifact needs an NVIDIA device; compile with --isa host for this processor"
+OLDEST = 75  # compute capability times ten of the first devices that the kernels are compiled for
 
 
 class Device:
@@ -30,10 +32,10 @@ class Device:
         try:
             self._library = ctypes.CDLL(str(library or _LIBRARY))
         except OSError as error:
-            raise UserError(f"CUDA: no driver on this machine ({_LIBRARY}): {_NO_DEVICE}") from error
+            raise UserError(f"CUDA: no driver on this machine ({_LIBRARY})") from error
         number, count, context = ctypes.c_int(), ctypes.c_int(), ctypes.c_void_p()
         if self._library.cuInit(0) or self._library.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
-            raise UserError(f"CUDA: the driver finds no device: {_NO_DEVICE}")
+            raise UserError("CUDA: the driver finds no device")
         self._call("cuDeviceGet", ctypes.byref(number), 0)
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), number)
         self._call("cuCtxSetCurrent", context)
@@ -109,7 +111,13 @@ class CudaModel(Runner):
 
     def __init__(self, directory: Path, manifest: dict[str, Any], program: dict[str, Any]) -> None:
         super().__init__(manifest, program)
-        self.device = Device()
+        try:
+            self.device = Device()
+        except UserError as error:
+            raise UserError(f"{directory}: {error}; {_NO_DEVICE}") from error
+        if self.device.capability < OLDEST:
+            raise UserError(f"{directory}: needs compute capability {OLDEST / 10} or newer, "
+                            f"{self.device.name} has {self.device.capability / 10}")  # fmt: skip
         module = self.device.load((directory / image_for(manifest, self.device.capability)).read_bytes())
         params, digest = read_params(directory / "params.safetensors")
         check_hash(manifest, directory / "params.safetensors", digest)
@@ -182,21 +190,14 @@ class CudaModel(Runner):
 
 
 def image_for(manifest: dict[str, Any], capability: int) -> str:
-    """The file with code for a device of this compute capability: a fat binary, else the newest PTX it takes."""
+    """The file with code for a device that is not too old: a fat binary, else the newest PTX it takes."""
     if "kernels.fatbin" in manifest["files"]:
         return "kernels.fatbin"
-    found = sorted(
-        (int(name.split("_")[1].split(".")[0]), name)
-        for name in manifest["files"]
-        if name.startswith("kernels.sm_") and name.endswith(".ptx")
-    )
+    texts = (re.fullmatch(r"kernels\.sm_(\d+)\.ptx", name) for name in manifest["files"])
+    found = [(int(text.group(1)), text.group(0)) for text in texts if text]
     if not found:
         raise UserError(
             "the artifact holds CUDA source alone: compile it again where nvcc is installed, "
             "or after pip install nvidia-cuda-nvrtc-cu12"
         )
-    fitting = [name for minimum, name in found if minimum <= capability]
-    if not fitting:
-        raise UserError(f"the artifact is for compute capability {found[0][0] / 10} or newer, "
-                        f"this device has {capability / 10}")  # fmt: skip
-    return fitting[-1]
+    return max((minimum, name) for minimum, name in found if minimum <= capability)[1]
