@@ -1,6 +1,7 @@
 """From a bare machine to a descriptor: best rates by dedicated kernels, everything else fitted to synthetic networks.
 
-Measured directly: peak, rate of each width, bandwidth of each memory. Fitted by `hwsim.measure.fit` so that the
+Measured directly: peak, rate of each width, bandwidth of each memory, and what of main memory's transfers does not hide
+behind compute. Fitted by `hwsim.measure.fit` so that the
 simulator meets the layers of the synthetic networks, each in its fastest round (what other programs take from the
 machine is not its property): efficiency, cost of an output and of an input element of each
 engine, throughput of each kind of vector work, launch. Energies are not measured; what the schema assumes stands.
@@ -31,9 +32,7 @@ ASSUMED_CACHES = [("l1", 32 << 10, False), ("l2", 512 << 10, False)]
 MAIN_BYTES = 96 << 20
 SCHEME = "w8a8"
 NETWORK_ROUNDS = 12
-UNFITTED = frozenset(
-    {"add", "mul", "activation", "other"}
-)  # alone they tell nothing of their cost when fused
+UNFITTED = frozenset({"add", "mul", "activation"})  # alone they tell nothing of their cost when fused
 Progress = Callable[[str], None]
 
 
@@ -104,7 +103,7 @@ def compile_network(model: str, directory: Path, device: Device, threads: int) -
 
 def measure_machine(device: Device, name: str, threads: int = 1) -> Measured:
     """Rates and bandwidths, and a descriptor whose other fields are first guesses."""
-    from hwsim.measure.machine import peak_rate, product_rate, read_bandwidth
+    from hwsim.measure.machine import exposed_share, peak_rate, product_rate, read_bandwidth
 
     samples: dict[str, tuple[float, Sample]] = {}
     isa = device.isa
@@ -131,6 +130,8 @@ def measure_machine(device: Device, name: str, threads: int = 1) -> Measured:
         memories.append(entry | ({"bytes": size} if level != "main" else {"kind": "dram"}))
     for inner, outer in pairwise(memories):  # a cache is never slower than what is behind it
         inner["bandwidth"] = max(inner["bandwidth"], outer["bandwidth"])
+    share, _ = exposed_share(device, MAIN_BYTES, memories[-1]["bandwidth"], best)
+    memories[-1]["exposed"] = round(share, 3)
     packed = {"packed_weight_bits": [2, 4], "unpack_overhead": max(0.0, best / max(narrow.values()) - 1)}
     linear = _engine("linear", ["linear"], rates, isa.lanes, isa.depth, best / peak) | packed
     convolution = _engine("convolution", ["conv2d"], rates, isa.lanes, isa.depth, best / peak) | packed
@@ -145,6 +146,7 @@ def measure_machine(device: Device, name: str, threads: int = 1) -> Measured:
         "add": 8,
         "mul": 8,
         "pool": 2,
+        "other": 2,
         "default": 2,
     }
     document = {

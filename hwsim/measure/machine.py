@@ -19,6 +19,7 @@ from hwsim.compile.product import Product
 from hwsim.measure.device import Device, Sample
 
 ROWS, COLUMNS, DEPTH = 384, 512, 512
+COLD_ROWS, COLD_DEPTH = 64, 768
 ACCUMULATORS = 24
 TURNS = 20000
 
@@ -112,6 +113,16 @@ def product_rate(device: Device, weight_bits: int | None, act_bits: int) -> tupl
     kernel, arrays = product_kernel(device.isa, ROWS, COLUMNS, DEPTH, weight_bits, act_bits)
     sample = device.kernel(kernel, arrays)
     return ROWS * COLUMNS * DEPTH / sample.median, sample
+
+
+def exposed_share(device: Device, size: int, bandwidth: float, rate: float) -> tuple[float, Sample]:
+    """Share of the traffic's time by which a product with ``size`` bytes of weights takes longer than its compute."""
+    columns = size // COLD_DEPTH // device.isa.lanes * device.isa.lanes
+    kernel, arrays = product_kernel(device.isa, COLD_ROWS, columns, COLD_DEPTH)
+    sample = device.kernel(kernel, arrays)
+    moved = sum(array.nbytes for array in arrays)
+    waited = sample.median - COLD_ROWS * columns * COLD_DEPTH / rate
+    return min(1.0, max(0.0, waited * bandwidth / moved)), sample
 
 
 def read_bandwidth(device: Device, size: int) -> tuple[float, Sample]:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsim.simulate.cost import layer_costs, machine_of
-from hwsim.simulate.launches import launching
+from hwsim.simulate.launches import starts_of
 from hwsim.simulate.machine import Machine
 from hwsim.simulate.pricing import PRODUCT_KINDS
 from hwsim.simulate.vector import vector_costs
@@ -123,7 +123,7 @@ def workload_of(
         name,
         np.array(compute) * seconds,
         np.array(memory) * seconds,
-        len(launching(layers, machine)),
+        len(starts_of(layers, machine).paid),
         scheme.is_float,
         wide,
         np.arange(len(compute)) >= len(products),
@@ -142,9 +142,7 @@ def prior(target: "Target | Machine", relative: bool = False) -> Calibration:
     return Calibration(logs, np.diag(spread**2), 0)
 
 
-def calibrate(
-    target: "Target | Machine", measured: Sequence[Point], relative: bool = False
-) -> Calibration:
+def calibrate(target: "Target | Machine", measured: Sequence[Point], relative: bool = False) -> Calibration:
     """Update the prior with measured latencies (seconds)."""
     before = prior(target, relative)
     if not measured:

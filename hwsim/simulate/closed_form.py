@@ -1,10 +1,11 @@
 """Price every (layer, scheme, engine, way) at once: the closed-form cost model, compiled.
 
-time = max(home memory, max(compute, inner memories) + first load + last store) + latency + launch + synchronisation
+time = max(home memory, max(compute, inner memories) + stalls + first load + last store) + latency + launch + sync
 
 where "home" is the memory in which the operands live, compute follows the engine's closed form (``engine_cycles``) and
 the traffic of each memory is the least that the tile search finds for the buffer inside it (``tile_stream``). Work that
-is split over units takes as many of them as make it fastest: every number of units is tried.
+is split over units takes as many of them as make it fastest: every number of units is tried. Stalls are the share of a
+unit's transfers that nothing fetched ahead (``memories[].exposed``).
 """
 
 import numpy as np
@@ -96,7 +97,7 @@ def _price_memory(
     home = max(weight_home, act_home)
     compute, count = result[col.R_COMPUTE], levels.shape[0]
     slowest, fill, energy, bound = 0.0, 0.0, 0.0, col.BOUND_COMPUTE
-    at_home, latency, elsewhere = 0.0, 0.0, compute
+    at_home, latency, elsewhere, stall = 0.0, 0.0, compute, 0.0
     for level in range(count):
         rate = levels[level, col.L_RATE]
         if level == 0 and count > 1:
@@ -141,12 +142,14 @@ def _price_memory(
                 bound = level
         if level == home and (level > 0 or count == 1):
             at_home = cycles
+            stall = levels[level, col.L_EXPOSED] * per_unit / rate
         elif level > 0:
             elsewhere = max(elsewhere, cycles)
     result[col.R_MEMORY], result[col.R_FILL], result[col.R_MEMORY_PJ] = slowest, fill, energy
     result[col.R_BOUND], result[col.R_HOME] = bound, home
     # The first load and the last store are part of the home memory's own time; the wait for the first byte is not.
-    result[col.R_RUNNING] = max(elsewhere + fill, at_home + latency)
+    result[col.R_STALL] = stall
+    result[col.R_RUNNING] = max(elsewhere + stall + fill, at_home + latency)
 
 
 @jit
@@ -170,6 +173,7 @@ def _price_orders(
             own *= shape[col.D_BATCH]
         share = min(1.0, (own + result[col.R_ACT_BYTES]) / whole)
         orders[t, col.O_PJ] += result[col.R_MEMORY_PJ] * share
+        orders[t, col.O_CYCLES] += result[col.R_STALL] * share
         for level in range(1, levels.shape[0]):
             moved = result[col.R_LEVELS + level] * share
             rate = levels[level, col.L_RATE] / (lanes if levels[level, col.L_SHARED] > 0 else 1.0)

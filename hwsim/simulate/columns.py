@@ -8,7 +8,7 @@ E_PADS_WINDOW, ENGINE_COLUMNS = range(14, 16)
 # Memories (machine.Level).
 L_CAPACITY, L_RATE, L_SHARED, L_PJ, L_LATENCY, L_WEIGHTS, L_ACTIVATIONS, L_BUFFER, L_BUFFER_SHARED = range(9)
 # Where weights and activations have buffers of their own inside this memory: the size of the weight buffer, else 0.
-L_WEIGHT_BUFFER, L_BURST, LEVEL_COLUMNS = range(9, 12)
+L_WEIGHT_BUFFER, L_BURST, L_EXPOSED, LEVEL_COLUMNS = range(9, 13)
 MAX_LEVELS = 9
 
 # Shapes of products; the window is the kernel area, 0 for a product of two activations. Prepared elements of the
@@ -32,8 +32,9 @@ STREAM_PARTS = 8
 # Prices of points.
 R_CYCLES, R_COMPUTE, R_MEMORY, R_FILL, R_FIXED, R_MAC_PJ, R_MEMORY_PJ, R_BOUND = range(8)
 R_WEIGHT_BYTES, R_ACT_BYTES, R_UNITS, R_MACS, R_HOME, R_SPLIT, R_RUNNING, R_LAUNCH = range(8, 16)
+R_STALL = 16  # a unit's cycles of its home memory's transfers that do not hide behind compute
 SPLIT_NONE, SPLIT_INSTANCES, SPLIT_N, SPLIT_M = range(4)
-R_STREAM = R_LAUNCH + 1
+R_STREAM = R_STALL + 1
 R_LEVELS = R_STREAM + STREAM_COLUMNS
 RESULT_COLUMNS = R_LEVELS + MAX_LEVELS
 BOUND_COMPUTE, BOUND_LAUNCH = -1, -2

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hwsim.simulate import columns as col
-from hwsim.simulate.launches import launching
+from hwsim.simulate.launches import starts_of
 from hwsim.simulate.machine import Engine, Machine
 from hwsim.simulate.placement import Placement, peak_live_elements, place
 from hwsim.simulate.pricing import (
@@ -101,7 +101,7 @@ def layer_costs(
     rows: dict[tuple[object, ...], tuple[int, int]] = {}
     keys: list[tuple[object, ...]] = []
     for layer, schemes in zip(layers, schemes_per_layer, strict=True):
-        starts = layer.name in builder.launching
+        starts = layer.name in builder.starts.paid
         key = (*shape_key(layer), builder.prepared.get(layer.name, 0), starts, tuple(schemes))
         keys.append(key)
         if key not in rows:
@@ -122,7 +122,7 @@ class _Options:
         self.peak_elements = peak_live_elements(graph_layers)
         self.weights = sum(weight_elements(layer) for layer in graph_layers if layer.kind in PRODUCT_KINDS)
         self.prepared = prepared_inputs(graph_layers) if machine.prepares_inputs else {}
-        self.launching = launching(graph_layers, machine)
+        self.starts = starts_of(graph_layers, machine)
         self.dims: list[tuple[int, ...]] = []
         self.points: list[tuple[float, ...]] = []
         self.terms: list[list[tuple[float, ...]]] = []
@@ -152,7 +152,7 @@ class _Options:
         home = self._placement(scheme, act_bits)
         for way, code in WAY_CODES.items():
             if allowed_way(self.machine, way, len(terms)):
-                starts = layer.name in self.launching
+                starts = layer.name in self.starts.paid
                 row = point_row(self.machine, layer, scheme, act_bits, len(terms), home, starts)
                 self.points.append((len(self.dims) - 1, index, code, *row))
                 self.terms.append(terms)

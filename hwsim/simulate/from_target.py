@@ -144,6 +144,7 @@ def _levels(target: Target) -> tuple[tuple[Level, ...], tuple[float, float]]:
             holds_activations="activations" in level.holds,
             latency_cycles=level.latency_cycles,
             burst_bytes=level.burst_bytes,
+            exposed=level.exposed,
             origin=f"memories.{index}",
         )
         for index, level in enumerate(target.levels)

@@ -6,6 +6,7 @@ longest path alone: the branches of an inception block, or a residual's shortcut
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hwsim.simulate.machine import Machine
@@ -14,16 +15,35 @@ if TYPE_CHECKING:
     from hwsim.model.graph import Layer
 
 
-def is_fused(layer: "Layer", machine: Machine) -> bool:
-    """Work that the layers before it do on their way out: elementwise, or concatenation by writing into place."""
-    kind = "concat" if layer.op == "cat" else layer.kind
-    return kind in machine.fused_kinds and any(not name.startswith("input:") for name in layer.inputs)
+@dataclass(frozen=True)
+class Starts:
+    """Names of the layers that others do on their way out, and of those whose start is paid."""
+
+    fused: frozenset[str]
+    paid: frozenset[str]
 
 
-def launching(layers: "Sequence[Layer]", machine: Machine) -> frozenset[str]:
-    """Names of the layers whose start is paid."""
-    alone = [layer.name for layer in layers if not is_fused(layer, machine)]
-    return frozenset(_longest_path(layers, set(alone)) if machine.overlaps_launches else alone)
+def starts_of(layers: "Sequence[Layer]", machine: Machine) -> Starts:
+    """What of a network is fused, and what is paid for being started."""
+    fused = _fused(layers, machine)
+    alone = {layer.name for layer in layers} - fused
+    return Starts(fused, frozenset(_longest_path(layers, alone) if machine.overlaps_launches else alone))
+
+
+def _fused(layers: "Sequence[Layer]", machine: Machine) -> frozenset[str]:
+    """Elementwise work, and parts written into place.
+
+    What only moves data (a concatenation, a shift, a look-up) has no way out on which it could add or clamp anything.
+    """
+    movers = {layer.name for layer in layers if layer.kind in ("other", "embedding")}
+    found: set[str] = set()
+    for layer in layers:
+        kind = "concat" if layer.op == "cat" else layer.kind
+        made = [name for name in layer.inputs if not name.startswith("input:")]
+        waits = bool(made) if kind == "concat" else not movers.issuperset(made)
+        if waits and kind in machine.fused_kinds:
+            found.add(layer.name)
+    return frozenset(found)
 
 
 def _longest_path(layers: "Sequence[Layer]", counted: set[str]) -> set[str]:

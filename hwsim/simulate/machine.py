@@ -63,6 +63,7 @@ class Level:
     holds_activations: bool = True
     latency_cycles: float = 0.0
     burst_bytes: float = 1.0
+    exposed: float = 0.0
     origin: str = ""
 
 
@@ -128,6 +129,7 @@ class Machine:
             row[col.L_CAPACITY], row[col.L_RATE] = level.capacity, level.bytes_per_cycle
             row[col.L_SHARED], row[col.L_PJ] = float(level.shared), level.pj_per_byte
             row[col.L_LATENCY], row[col.L_BURST] = level.latency_cycles, level.burst_bytes
+            row[col.L_EXPOSED] = level.exposed
             row[col.L_WEIGHTS], row[col.L_ACTIVATIONS] = level.holds_weights, level.holds_activations
             row[col.L_BUFFER], row[col.L_BUFFER_SHARED], row[col.L_WEIGHT_BUFFER] = self._buffer(index)
         return table

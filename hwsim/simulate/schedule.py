@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hwsim.errors import UserError
 from hwsim.simulate import columns as col
-from hwsim.simulate.launches import launching
+from hwsim.simulate.launches import Starts, starts_of
 from hwsim.simulate.machine import Machine
 from hwsim.simulate.placement import Placement, live_bytes, place
 from hwsim.simulate.pricing import (
@@ -115,7 +115,7 @@ class _Builder:
     machine: Machine
     placement: Placement
     prepared: Mapping[str, int]
-    launching: frozenset[str]
+    starts: Starts
     dims: list[tuple[int, ...]] = field(default_factory=list)
     points: list[tuple[float, ...]] = field(default_factory=list)
     terms: list[list[tuple[float, ...]]] = field(default_factory=list)
@@ -133,7 +133,7 @@ class _Builder:
             name = self.machine.engines[engine].name
             raise UserError(f"plan: engine {name} of {self.machine.name} cannot run {layer.name} in {scheme}")
         self.dims.append(dims_row(layer, self.prepared.get(layer.name, 0)))
-        starts = layer.name in self.launching
+        starts = layer.name in self.starts.paid
         row = point_row(self.machine, layer, scheme, act_bits, len(terms), self.placement, starts)
         self.points.append((len(self.dims) - 1, engine, WAY_CODES[way], *row))
         self.terms.append(terms)
@@ -149,7 +149,7 @@ def build_schedule(
     weights = sum(_weight_bytes(layer, assignments, machine) for layer in layers)
     placement = place(machine, weights, max(live, default=0.0))
     prepared = prepared_inputs(layers) if machine.prepares_inputs else {}
-    builder = _Builder(machine, placement, prepared, launching(layers, machine))
+    builder = _Builder(machine, placement, prepared, starts_of(layers, machine))
     lanes = 1 if predictors == 1 else predictors + 1
     for lane in range(lanes):
         for step, layer in enumerate(layers):
@@ -282,8 +282,8 @@ def default_holds(order: int, predictors: int) -> tuple[tuple[int, ...], ...]:
 
 def _add_vector(builder: _Builder, lane: int, step: int, layer: "Layer", bits: int, lanes: int) -> None:
     machine = builder.machine
-    home, starts = builder.placement.activations, layer.name in builder.launching
-    cost = vector_cost(layer, machine, bits, home, starts, 1 if lanes > 1 else None)
+    home = builder.placement.activations
+    cost = vector_cost(layer, machine, bits, home, builder.starts, 1 if lanes > 1 else None)
     units = tuple(range(cost.units)) if lanes == 1 else (lane,)
     builder.vector_parts.append((lane, step, units, cost))
     builder.sync[lane, step] = machine.sync_cycles if cost.units > 1 and not cost.fused else 0.0
@@ -385,7 +385,8 @@ def product_job(machine: Machine, result: NDArray[np.float64], lane: int, step: 
     moved = [stream[column] * share for column in (col.S_INPUT, col.S_WEIGHT, col.S_OUTPUT)]
     if home == 0:
         moved = [0.0, 0.0, 0.0]
-    head = [lane, step, 0.0, result[col.R_COMPUTE], result[col.R_LAUNCH], home, tiles]
+    compute = result[col.R_COMPUTE] + result[col.R_STALL]
+    head = [lane, step, 0.0, compute, result[col.R_LAUNCH], home, tiles]
     return [*head, *moved, *every, *extra]
 
 

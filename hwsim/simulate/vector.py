@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hwsim.simulate.launches import is_fused, launching
+from hwsim.simulate.launches import Starts, starts_of
 from hwsim.simulate.machine import Machine
 from hwsim.simulate.placement import Placement, peak_live_elements, place
 from hwsim.simulate.pricing import PRODUCT_KINDS
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hwsim.model.graph import Layer
     from hwsim.target.schema import Target
 
+ELEMENTWISE = frozenset({"activation", "add", "mul"})
 SMOOTH = frozenset(
     {"gelu", "silu", "tanh", "sigmoid", "exp", "erf", "elu", "selu", "celu", "mish", "softplus", "log", "glu"}
 )
@@ -58,9 +59,9 @@ def vector_costs(
     machine = machine_of(target)
     if placement is None:
         placement = place(machine, 0.0, peak_live_elements(layers) * machine.stored_bits(act_bits) / 8)
-    home, starts = placement.activations, launching(layers, machine)
+    home, starts = placement.activations, starts_of(layers, machine)
     return [
-        vector_cost(layer, machine, act_bits, home, layer.name in starts)
+        vector_cost(layer, machine, act_bits, home, starts)
         for layer in layers
         if layer.kind not in PRODUCT_KINDS
     ]
@@ -71,19 +72,24 @@ def vector_cost(
     machine: Machine,
     act_bits: int,
     home: int,
-    launches: bool = True,
+    starts: Starts,
     units: int | None = None,
 ) -> VectorCost:
-    """Cost of one operator on at most ``units`` units (default: all); ``launches`` if its own start is paid."""
+    """Cost of one operator on at most ``units`` units (default: all).
+
+    Elementwise work that stands alone passes over memory as a copy does, so it is no faster than one.
+    """
     available = machine.units if units is None else units
     kind = "smooth" if layer.kind == "activation" and layer.op in SMOOTH else layer.kind
     rate = machine.vector_rates.get(
         kind, machine.vector_rates.get(layer.kind, machine.vector_rates.get("other", 1.0))
     )
-    fused = is_fused(layer, machine)
+    fused, paid = layer.name in starts.fused, layer.name in starts.paid
+    if not fused and layer.kind in ELEMENTWISE:
+        rate = min(rate, machine.vector_rates.get("other", rate))
     in_place = fused and layer.op == "cat"  # the parts are written where the whole lies
     work = layer.elements / rate + machine.vector_row_cycles.get(layer.kind, 0.0) * rows(layer)
-    moved = vector_elements(layer, machine) * machine.stored_bits(act_bits) / 8
+    moved = vector_elements(layer, fused) * machine.stored_bits(act_bits) / 8
     if in_place:
         work = moved = 0.0
     level = machine.levels[home]
@@ -94,12 +100,12 @@ def vector_cost(
     compute = work / used
     fixed = 0.0
     if not fused:
-        fixed = machine.launch_cycles * launches + (machine.sync_cycles if used > 1 else 0.0)
+        fixed = machine.launch_cycles * paid + (machine.sync_cycles if used > 1 else 0.0)
     cycles = max(compute, memory) + fixed
     energy = layer.elements * machine.vector_pj + moved * level.pj_per_byte
     bound = "launch" if fixed > max(compute, memory) else "compute" if compute >= memory else level.name
     return VectorCost(
-        layer.name, layer.op, cycles, energy, bound, compute, moved, fixed, home, used, fused, launches and not fused
+        layer.name, layer.op, cycles, energy, bound, compute, moved, fixed, home, used, fused, paid
     )  # fmt: skip
 
 
@@ -108,10 +114,10 @@ def rows(layer: "Layer") -> int:
     return layer.elements // max(1, layer.output_shape[-1]) if layer.output_shape else 1
 
 
-def vector_elements(layer: "Layer", machine: Machine) -> int:
+def vector_elements(layer: "Layer", fused: bool) -> int:
     """Elements read and written; fused work reads only what its producer does not hand over."""
     sizes = sorted((math.prod(shape) for shape in layer.input_shapes), reverse=True)
-    if is_fused(layer, machine):
+    if fused:
         return sum(sizes[1:])
     return sum(sizes) + layer.elements
 

@@ -78,6 +78,7 @@ class Level:
     holds: frozenset[str]
     burst_bytes: float
     latency_cycles: float
+    exposed: float
     byte_pj: float
 
 
@@ -198,6 +199,7 @@ def _level(target: TargetDocument, memory: Memory, index: int, outer: Level | No
         holds=frozenset(memory.holds),
         burst_bytes=memory.burst_bytes,
         latency_cycles=memory.latency_cycles,
+        exposed=memory.exposed,
         byte_pj=byte_pj(target, memory.name),
     )
 

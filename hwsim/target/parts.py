@@ -116,6 +116,8 @@ class Memory(Document):
     """Smallest useful transfer."""
     latency_cycles: NonNegative = 0.0
     """Cycles from a request to its first byte."""
+    exposed: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of a transfer's time during which the units wait for it; the rest is fetched ahead, behind compute."""
 
 
 def _default_alone(value: object) -> object:

@@ -219,3 +219,22 @@ def test_vector_work_and_boundaries():
     assert found[1].fixed_cycles == 0  # fused into its producer
     assert boundary_cost(1000, 8, 8, machine) == (0.0, 0.0)
     assert boundary_cost(1000, 8, 4, machine)[0] == 1000 / 16
+
+
+@pytest.mark.parametrize("exposed", [0.0, 0.25, 1.0])
+def test_transfers_that_are_not_fetched_ahead_hold_compute_up(exposed):
+    """A compute-bound layer takes its compute, and that share of its transfers; a memory-bound one its transfers."""
+    machine = cpu(1)
+    levels = (*machine.levels[:-1], replace(machine.levels[-1], exposed=exposed, latency_cycles=0.0))
+    waiting = replace(machine, levels=levels)
+    for layer, bound in ((linear("a", 4096, 4096, 4096), "compute"), (linear("b", 1, 8192, 8192), "memory")):
+        hidden, found = (price(layer, "w8a8", m) for m in (replace(waiting, levels=machine.levels), waiting))
+        if bound == "compute":
+            transfers = found.traffic_bytes[-1] / levels[-1].bytes_per_cycle
+            assert found.cycles == pytest.approx(hidden.cycles + exposed * transfers)
+        else:
+            assert hidden.cycles <= found.cycles <= hidden.cycles + found.compute_cycles * (1 + exposed)
+        graph = SimpleNamespace(layers=[layer])
+        replayed = simulate_scheme(graph, W8A8, waiting)
+        assert replayed.cost_cycles == pytest.approx(replayed.cycles, rel=0.05)
+        assert replayed.roofline_cycles <= replayed.cycles <= replayed.serial_cycles

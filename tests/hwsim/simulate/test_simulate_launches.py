@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from hwsim.simulate.cycle import simulate_scheme
-from hwsim.simulate.launches import launching
+from hwsim.simulate.launches import starts_of
 from hwsim.simulate.machine import Engine, Level, Machine
 from hwsim.simulate.vector import vector_costs
 from quant.scheme import Scheme
@@ -42,13 +42,13 @@ def block():
 
 
 def test_one_after_the_other_all_but_fused_ones_pay():
-    assert launching(block(), machine(False)) == {"stem", "short", "long1", "long2", "cat"}
-    assert launching(block(), machine(False, ("concat",))) == {"stem", "relu", "short", "long1", "long2"}
+    assert starts_of(block(), machine(False)).paid == {"stem", "short", "long1", "long2", "cat"}
+    assert starts_of(block(), machine(False, ("concat",))).paid == {"stem", "relu", "short", "long1", "long2"}
 
 
 def test_together_the_longest_path_pays():
-    assert launching(block(), machine(True)) == {"stem", "long1", "long2", "cat"}
-    assert launching(block(), machine(True, ("activation", "concat"))) == {"stem", "long1", "long2"}
+    assert starts_of(block(), machine(True)).paid == {"stem", "long1", "long2", "cat"}
+    assert starts_of(block(), machine(True, ("activation", "concat"))).paid == {"stem", "long1", "long2"}
 
 
 def test_as_many_pay_as_the_longest_of_all_paths_has():
@@ -64,8 +64,9 @@ def test_as_many_pay_as_the_longest_of_all_paths_has():
         for layer in layers:
             paths[layer.name] = [[*path, layer] for name in layer.inputs for path in paths[name]]
         fused = {layer.name for layer in layers if layer.kind == "add" and layer.inputs != ("input:x",)}
+        assert starts_of(layers, machine(True)).fused == fused
         counts = [sum(x.name not in fused for x in path) for found in paths.values() for path in found]
-        assert len(launching(layers, machine(True))) == max(counts)
+        assert len(starts_of(layers, machine(True)).paid) == max(counts)
 
 
 @pytest.mark.parametrize("fused", [("activation",), ("activation", "concat")])
@@ -85,3 +86,20 @@ def test_parts_written_into_place_cost_nothing():
     assert (
         vector_costs(alone, machine(False, ("concat",)))[0].cycles > 0
     )  # nobody wrote the network's inputs there
+
+
+def test_what_only_moves_data_cannot_add():
+    """A position embedding behind a concatenation is an operator of its own, at a copy's pace."""
+    stem, tokens = linear("stem", 8, 16, 16, ("input:x",)), block()[-1]
+    tokens = replace(tokens, inputs=("input:token", "stem"))
+    position = FakeLayer(
+        "add", "add", m=8, n=32, inputs=("cat",), input_shapes=((8, 32),), output_shape=(8, 32)
+    )
+    layers, quick = (
+        [stem, tokens, position],
+        replace(machine(False), vector_rates={"add": 64.0, "other": 0.5}),
+    )
+    assert starts_of(layers, quick).fused == set()
+    assert vector_costs(layers, quick)[1].cycles == 8 * 32 / 0.5 + LAUNCH
+    behind = replace(position, inputs=("stem",))
+    assert starts_of([stem, behind], quick).fused == {"add"}
