@@ -1,8 +1,9 @@
 """Depthwise convolution: one input channel for each output channel, vectors of channels, NHWC codes.
 
-There is no reduction over channels, so the dot-product instructions do not apply; every tap is a widening
-multiply-add. A tile of neighbouring outputs shares the loaded weights. All expansion terms are summed in
-registers like in `product`.
+There is no reduction over channels. Where one instruction sums four products a lane (`Isa.sums_words`), the four
+bytes are taps of one kernel column: up to four rows of inputs are woven into words that neighbouring outputs share.
+Elsewhere every tap is a widening multiply-add. A tile of neighbouring outputs shares the loaded weights. All
+expansion terms are summed in registers like in `product`.
 """
 # pyright: basic
 # TVM ships no type stubs for its expression classes.
@@ -10,12 +11,19 @@ registers like in `product`.
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from hwsim.compile.builder import Code, PrimFunc, broadcast, store_lanes, tirx, vector
 from hwsim.compile.expr import Evaluator, Node
-from hwsim.compile.isa import Isa, rounded
+from hwsim.compile.isa import Isa, dot_words, rounded
 from hwsim.compile.panels import Operand
 
-_TILE = 4
+Array = npt.NDArray[Any]
+
+_TILE = 4  # neighbouring outputs of tap-by-tap kernels
+_WORDS_TILE = 8  # of kernels that share woven inputs, all terms together
+_WORD = 4
 
 
 @dataclass(frozen=True)
@@ -54,12 +62,29 @@ class Depthwise:
         """Output pixels."""
         return self.dims[0][0] * self.dims[1][0] * self.dims[2][0]
 
+    def woven(self, isa: Isa) -> bool:
+        """Whether rows of inputs are woven into words."""
+        return isa.sums_words and self.activation_dtype == "uint8"
+
+    def packed(self, weights: Array, isa: Isa) -> Array:
+        """Weights (terms, taps, channels) as the kernel reads them: woven ones by groups of rows, then columns."""
+        if not self.woven(isa):
+            return weights
+        rows, columns = self.taps[0][0], self.taps[1][0]
+        groups = -(-rows // _WORD)
+        words = np.zeros((self.terms, groups * _WORD, columns, weights.shape[-1]), np.int8)
+        words[:, :rows] = weights.reshape(self.terms, rows, columns, -1)
+        return words.reshape(self.terms, groups, _WORD, columns, -1).transpose(0, 1, 3, 4, 2)
+
     def arguments(self, isa: Isa) -> list[tuple[str, int, str]]:
         """Name, elements and dtype of every parameter, in order."""
         padded = -(-self.channels // isa.lanes) * isa.lanes
+        taps = self.tap_count
+        if self.woven(isa):
+            taps = -(-self.taps[0][0] // _WORD) * _WORD * self.taps[1][0]
         result = [
             ("activations", self.sizes[0], self.activation_dtype),
-            ("weights", self.terms * self.tap_count * padded, "int8"),
+            ("weights", self.terms * taps * padded, "int8"),
             ("initial", self.terms * padded, "int32"),
         ]
         if not self.raw:
@@ -73,8 +98,9 @@ class Depthwise:
         buffers = {n: code.parameter(n, size, t) for n, size, t in self.arguments(isa)}
         (images, _, _), (height, _, _), (width, _, _) = self.dims
         full, rest = divmod(self.channels, isa.lanes)
-        tiles, left = divmod(width, _TILE)
-        for first, count, tile in ((0, tiles, _TILE), (tiles * _TILE, int(left > 0), left)):
+        most = self._tile_outputs(isa)
+        tiles, left = divmod(width, most)
+        for first, count, tile in ((0, tiles, most), (tiles * most, int(left > 0), left)):
             for slots, ragged in ((full, 0), (int(rest > 0), rest)):
                 if count and slots:
                     with code.grid([images * height, count, slots], parallel=self.parallel) as (
@@ -89,6 +115,14 @@ class Depthwise:
                         ]
                         self._tile(code, isa, buffers, where, (tile, slot if not ragged else full, ragged))
         return code.function()
+
+    def _tile_outputs(self, isa: Isa) -> int:
+        """Neighbouring outputs of a tile; woven ones are spread evenly over the row."""
+        width = self.dims[2][0]
+        if not self.woven(isa):
+            return _TILE
+        most = max(1, _WORDS_TILE // self.terms)
+        return -(-width // -(-width // most))
 
     def _tile(
         self, code: Code, isa: Isa, buffers: dict[str, Any], where: list[Any], shape: tuple[int, Any, int]
@@ -105,6 +139,20 @@ class Depthwise:
                 code.store(acc, i * self.terms + term, initial)
         start = self.activation_offset + sum(c * s for c, (_, s, _) in zip(where, self.dims, strict=True))
         start = code.bind("a", start + column)
+        add = self._add_words if self.woven(isa) else self._add_taps
+        add(code, isa, buffers, (start, column), (acc, tile))
+        for i in range(tile):
+            values = [acc.vload([i * self.terms + term]) for term in range(self.terms)]
+            here = [where[0], where[1], where[2] + i]
+            self._finish(code, isa, buffers, here, (column, ragged), values)
+
+    def _add_taps(
+        self, code: Code, isa: Isa, buffers: dict[str, Any], place: tuple[Any, Any], sums: tuple[Any, int]
+    ) -> None:
+        """Tap by tap: one widening multiply-add each."""
+        (start, column), (acc, tile) = place, sums
+        lanes, kind = isa.lanes, vector("int32", isa.lanes)
+        padded = -(-self.channels // lanes) * lanes
         (rows, row_stride), (columns, column_stride) = self.taps
         for u in range(rows):
             for v in range(columns):
@@ -122,12 +170,37 @@ class Depthwise:
                     dtype = vector(self.activation_dtype, lanes)
                     x = code.bind("x", buffers["activations"].vload([start + offset], dtype).astype(kind))
                     for term in range(self.terms):
-                        place = i * self.terms + term
-                        code.store(acc, place, acc.vload([place]) + x * weights[term])
+                        slot = i * self.terms + term
+                        code.store(acc, slot, acc.vload([slot]) + x * weights[term])
+
+    def _add_words(
+        self, code: Code, isa: Isa, buffers: dict[str, Any], place: tuple[Any, Any], sums: tuple[Any, int]
+    ) -> None:
+        """Column by column of the inputs: up to four rows woven, then summed into every output that they touch."""
+        (start, column), (acc, tile) = place, sums
+        lanes, kind = isa.lanes, vector("int32", isa.lanes)
+        padded = -(-self.channels // lanes) * lanes
+        (rows, row_stride), (columns, column_stride) = self.taps
+        groups = -(-rows // _WORD)
+        touched: dict[int, list[tuple[int, int]]] = {}
         for i in range(tile):
-            values = [acc.vload([i * self.terms + term]) for term in range(self.terms)]
-            here = [where[0], where[1], where[2] + i]
-            self._finish(code, isa, buffers, here, (column, ragged), values)
+            for v in range(columns):
+                touched.setdefault(v * column_stride + i * self.dims[2][1], []).append((i, v))
+        for group in range(groups):
+            for offset, outputs in sorted(touched.items()):
+                words: Any = None
+                for byte in range(min(_WORD, rows - group * _WORD)):
+                    where = start + (group * _WORD + byte) * row_stride + offset
+                    x = buffers["activations"].vload([where], vector("uint8", lanes)).astype(kind)
+                    x = x << broadcast(tirx.const(8 * byte, "int32"), lanes) if byte else x
+                    words = x if words is None else words | x
+                words = code.bind("x", words)
+                for i, v in outputs:
+                    for term in range(self.terms):
+                        index = ((term * groups + group) * columns + v) * padded + column
+                        weights = buffers["weights"].vload([index * _WORD], vector("int8", lanes * _WORD))
+                        slot = i * self.terms + term
+                        code.store(acc, slot, dot_words(isa, acc.vload([slot]), words, weights))
 
     def _finish(
         self,
@@ -159,5 +232,5 @@ class Depthwise:
                 return broadcast(buffer.vload([offset]), lanes)
             return buffer.vload([offset + column], vector("float32", lanes))
 
-        result = Evaluator(code, lanes, load)(self.epilogue).astype(vector(self.out_dtype, lanes))
+        result = Evaluator(code, isa, load)(self.epilogue).astype(vector(self.out_dtype, lanes))
         store_lanes(code, buffers["out"], target, code.bind("r", result), ragged)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hwsim.compile.builder import Code, constant, tirx, vector
+from hwsim.compile.isa import Isa, nearest
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,8 @@ _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.66
 class Evaluator:
     """Evaluates nodes in ``lanes``-wide float32 vectors; equal subtrees are computed once."""
 
-    def __init__(self, code: Code, lanes: int, leaves: Callable[[int], Any]) -> None:
-        self.code, self.lanes, self._leaves = code, lanes, leaves
+    def __init__(self, code: Code, isa: Isa, leaves: Callable[[int], Any]) -> None:
+        self.code, self.isa, self.lanes, self._leaves = code, isa, isa.lanes, leaves
         self._done: dict[Node, Any] = {}
 
     def number(self, value: float, dtype: str = "float32") -> Any:
@@ -121,7 +122,13 @@ class Evaluator:
         return getattr(self, f"_{node.op}")(*args, *node.value)
 
     def _quantize(self, x: Any, scale: Any, zero_point: Any, low: float, high: float) -> Any:
-        """The zero point is added in float: exact, both are small integers there."""
+        """The zero point is added after rounding, in whichever type: exact, both are small integers there."""
+        if (
+            self.isa.rounds
+        ):  # far beyond all codes a level no longer fits int32: below it becomes the least one
+            ratio = self.code.bind("q", tirx.min(tirx.div(x, scale), self.number(2.0**30)))
+            whole = nearest(self.isa, ratio) + zero_point.astype(vector("int32", self.lanes))
+            return tirx.min(tirx.max(whole, self.number(low, "int32")), self.number(high, "int32"))
         level = self._round(tirx.div(x, scale)) + zero_point
         limited = tirx.min(tirx.max(level, self.number(low)), self.number(high))
         return limited.astype(vector("int32", self.lanes))

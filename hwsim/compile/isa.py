@@ -75,6 +75,16 @@ class Isa:
         return self.dot in ("vnni512", "vnni256", "avx2")
 
     @property
+    def sums_words(self) -> bool:
+        """Whether one instruction multiplies all four bytes of every lane and adds them to the lane."""
+        return self.dot in ("vnni512", "vnni256")
+
+    @property
+    def rounds(self) -> bool:
+        """Whether vectors convert to the nearest int32 in one instruction (ties to even)."""
+        return self.dot in ("vnni512", "vnni256", "avx2")
+
+    @property
     def device(self) -> bool:
         """Whether this is a graphics processor: outer loops become threads."""
         return dict(self.target)["kind"] == "cuda"
@@ -237,10 +247,8 @@ def dot(isa: Isa, acc: Any, activations: Any, weights: Any) -> Any:
     many = broadcast(activations, lanes)
     if isa.dot == "fma":
         return acc + weights * many
-    if isa.dot in ("vnni512", "vnni256"):
-        name = f"llvm.x86.avx512.vpdpbusd.{lanes * 32}"
-        bytes_ = tirx.reinterpret(f"uint8x{lanes * 4}", many)
-        return tirx.call_llvm_pure_intrin(vector("int32", lanes), name, acc, bytes_, weights)
+    if isa.sums_words:
+        return dot_words(isa, acc, many, weights)
     if isa.dot in ("sdot", "usdot"):
         bytes_ = tirx.reinterpret("int8x16" if isa.dot == "sdot" else "uint8x16", many)
         name = f"llvm.aarch64.neon.{isa.dot}.v4i32.v16i8"
@@ -261,6 +269,18 @@ def popcount(isa: Isa, value: Any, lanes: int | None = None) -> Any:
         kind = vector("int32", lanes or isa.lanes)
         return tirx.call_llvm_pure_intrin(kind, "llvm.ctpop", value)
     return tirx.call_pure_extern("int32", "__builtin_popcount", value)
+
+
+def dot_words(isa: Isa, acc: Any, activations: Any, weights: Any) -> Any:
+    """``acc`` plus the four products u8 x s8 of the bytes of every int32 of ``activations`` (`Isa.sums_words`)."""
+    name = f"llvm.x86.avx512.vpdpbusd.{isa.lanes * 32}"
+    bytes_ = tirx.reinterpret(f"uint8x{isa.lanes * 4}", activations)
+    return tirx.call_llvm_pure_intrin(vector("int32", isa.lanes), name, acc, bytes_, weights)
+
+
+def nearest(isa: Isa, value: Any) -> Any:
+    """float32 to the nearest int32, ties to even (`Isa.rounds`)."""
+    return tirx.call_llvm_pure_intrin(vector("int32", isa.lanes), "llvm.lrint", value)
 
 
 def permute(first: Any, lanes: Any, second: Any) -> Any:

@@ -60,8 +60,18 @@ class Quantized:
         still = (0,) * len(self.shape)
         added = tuple(View(settings, offset, self.shape, still) for offset in range(2))
         scale, zero = leaf(len(leaves) + 1), leaf(len(leaves) + 2)
-        tree = quantize(x, scale, zero, low + self.shift, high + self.shift)
+        low, high = low + self.shift, high + self.shift
+        tree = quantize(self._unlimited(x, low, high), scale, zero, low, high)
         return tree, (*leaves, *added)
+
+    def _unlimited(self, x: Node, low: int, high: int) -> Node:
+        """``x`` without limits (a ReLU, a clip) that the codes' own range implies: rounding is monotone."""
+        while x.op in ("max", "min") and x.args[1].op == "const":
+            level = np.rint(np.float32(x.args[1].value[0]) / np.float32(self.scale)) + self.stored_zero
+            if not (level <= low if x.op == "max" else level >= high):
+                break
+            x = x.args[0]
+        return x
 
 
 @dataclass

@@ -84,8 +84,8 @@ class ConvolutionLowering(PackingLowering):
                 epilogue_operands(leaves, 1, dims), emitter.parallel,
             )  # fmt: skip
             name = f"{layer}.{len(emitter.program.steps)}"
-            constants = [constant(f"{name}.weights", weights), constant(f"{name}.initial", initial),
-                         constant(f"{name}.scale", scale)]  # fmt: skip
+            constants = [constant(f"{name}.weights", kernel.packed(weights, self.isa)),
+                         constant(f"{name}.initial", initial), constant(f"{name}.scale", scale)]  # fmt: skip
             operands = [codes.buffer, *constants, *(v.buffer for v in leaves), destination.buffer]
             emitter.step(kernel, operands, macs=macs)
 

@@ -376,7 +376,7 @@ class ProductCode:
                 return buffer.vload([broadcast(offset, lanes) + column])
             return buffer.vload([offset + column], vector("float32", lanes))
 
-        return Evaluator(self.code, lanes, load)(self.product.epilogue)
+        return Evaluator(self.code, self.isa, load)(self.product.epilogue)
 
 
 @dataclass(frozen=True)

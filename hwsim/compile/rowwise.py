@@ -137,7 +137,7 @@ class Softmax(Elementwise):
 
         def exponential(column: Any) -> Any:
             argument = code.bind("d", kept.vload([tirx.floordiv(column, lanes)]) - peak)
-            return Evaluator(code, lanes, lambda _: argument)(Node("exp", (leaf(0),)))
+            return Evaluator(code, row.rows.isa, lambda _: argument)(Node("exp", (leaf(0),)))
 
         peak = broadcast(row.reduce(lowest, scaled, tirx.max, keep), lanes)
         total = row.reduce(0.0, exponential, lambda a, b: a + b, keep)

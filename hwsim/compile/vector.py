@@ -100,7 +100,7 @@ class Rows:
                 return first
             return self.load(f"operand{index - 1}", operands[index - 1], starts[index - 1], column)
 
-        return Evaluator(self.code, self.lanes, leaves)
+        return Evaluator(self.code, self.isa, leaves)
 
     def put(self, sink: Sink, start: Any, column: Any, value: Any, ragged: int) -> None:
         """Store one vector of the result."""
