@@ -1,6 +1,6 @@
 """Price every (layer, scheme, engine, way) at once: the closed-form cost model, compiled.
 
-time = max(home memory, max(compute, inner memories) + stalls + first load + last store) + latency + launch + sync
+time = max(home memory, max(compute + stalls, inner memories) + first load + last store) + latency + launch + sync
 
 where "home" is the memory in which the operands live, compute follows the engine's closed form (``engine_cycles``) and
 the traffic of each memory is the least that the tile search finds for the buffer inside it (``tile_stream``). Work that
@@ -97,7 +97,7 @@ def _price_memory(
     home = max(weight_home, act_home)
     compute, count = result[col.R_COMPUTE], levels.shape[0]
     slowest, fill, energy, bound = 0.0, 0.0, 0.0, col.BOUND_COMPUTE
-    at_home, latency, elsewhere, stall = 0.0, 0.0, compute, 0.0
+    at_home, latency, inside, stall = 0.0, 0.0, 0.0, 0.0
     for level in range(count):
         rate = levels[level, col.L_RATE]
         if level == 0 and count > 1:
@@ -144,12 +144,12 @@ def _price_memory(
             at_home = cycles
             stall = levels[level, col.L_EXPOSED] * per_unit / rate
         elif level > 0:
-            elsewhere = max(elsewhere, cycles)
+            inside = max(inside, cycles)
     result[col.R_MEMORY], result[col.R_FILL], result[col.R_MEMORY_PJ] = slowest, fill, energy
     result[col.R_BOUND], result[col.R_HOME] = bound, home
     # The first load and the last store are part of the home memory's own time; the wait for the first byte is not.
     result[col.R_STALL] = stall
-    result[col.R_RUNNING] = max(elsewhere + stall + fill, at_home + latency)
+    result[col.R_RUNNING] = max(max(compute + stall, inside) + fill, at_home + latency)
 
 
 @jit
