@@ -81,7 +81,35 @@ def channel_mse_range(inputs: Tensor, bits: int, candidates: int = 24) -> tuple[
     return chosen
 
 
-@torch.enable_grad()
+def output_error(
+    inputs: Tensor, gram: Tensor, bounds: tuple[Tensor, Tensor], bits: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``tr(E G E^T) / N`` of ``E = X - Q(X)``, and its gradients to both range ends.
+
+    By hand, in a third of the time that autograd takes: rounding passes gradients straight through, so a code inside
+    the range moves with x / s and one outside stands still (the test compares with autograd on `fake_quantize`).
+    """
+    low, high = bounds
+    levels = 2**bits - 1
+    wide = (high - low) / levels
+    scale = wide.clamp_min(1e-12)
+    zero = torch.round(-low / scale)
+    ratio = inputs / scale
+    shifted = torch.round(ratio).add_(zero)
+    codes = shifted.clamp(0, levels)
+    inside = shifted == codes
+    centred = codes.sub_(zero)
+    error = torch.addcmul(inputs, centred, scale, value=-1)
+    weighted = error @ gram
+    loss = (weighted * error).sum() / len(inputs)
+    slope = weighted.mul_(-2 / len(inputs))  # of the loss to Q
+    to_scale = (slope * centred.sub_(ratio.mul_(inside))).sum(0)
+    to_zero = -scale * slope.masked_fill_(inside, 0.0).sum(0)
+    to_scale = torch.where(wide >= 1e-12, to_scale + to_zero * low / scale.square(), torch.zeros_like(scale))
+    return loss, -to_scale / levels - to_zero / scale, to_scale / levels
+
+
+@torch.no_grad()
 def learn_dual_clipping(
     inputs: Tensor,
     weight: Tensor,
@@ -100,28 +128,23 @@ def learn_dual_clipping(
     gram = gram + options.input_weight * torch.eye(len(low))
     generator = torch.Generator().manual_seed(options.seed)
     fixed = tokens[torch.randperm(len(tokens), generator=generator)[: 4 * options.batch_tokens]]
-
-    def loss_of(sample: Tensor, bounds: tuple[Tensor, Tensor]) -> Tensor:
-        error = sample - fake_quantize(sample, *bounds, bits)
-        return ((error @ gram) * error).sum() / len(sample)
-
+    anchor = torch.where((low <= 0) & (high >= 0), torch.zeros_like(low), (low + high) / 2)
     theta = torch.full((2, len(low)), THETA_START, requires_grad=True)
     optimizer = torch.optim.Adam([theta], lr=options.learning_rate)
-    with torch.no_grad():
-        before = float(loss_of(fixed, (low, high)))
+    before = float(output_error(fixed, gram, (low, high), bits)[0])
     best, chosen = before, (low, high)
     for step in range(options.steps):
         pick = torch.randint(len(tokens), (min(options.batch_tokens, len(tokens)),), generator=generator)
         factors = torch.sigmoid(theta)
-        loss = loss_of(tokens[pick], clip_range(low, high, factors[0], factors[1]))
-        optimizer.zero_grad()
-        loss.backward()
+        bounds = clip_range(low, high, factors[0], factors[1])
+        _, to_low, to_high = output_error(tokens[pick], gram, bounds, bits)
+        to_factors = torch.stack([to_low * (low - anchor), to_high * (high - anchor)])
+        theta.grad = to_factors * factors * (1 - factors)
         optimizer.step()
         if step % 25 == 24 or step == options.steps - 1:
-            with torch.no_grad():
-                factors = torch.sigmoid(theta)
-                bounds = clip_range(low, high, factors[0], factors[1])
-                now = float(loss_of(fixed, bounds))
+            factors = torch.sigmoid(theta)
+            bounds = clip_range(low, high, factors[0], factors[1])
+            now = float(output_error(fixed, gram, bounds, bits)[0])
             if now < best:
                 best, chosen = now, bounds
     return ClippedRange(chosen[0], chosen[1], before, best)

@@ -9,6 +9,7 @@ from quant.methods.dual_clipping import (
     clip_range,
     fake_quantize,
     learn_dual_clipping,
+    output_error,
 )
 
 
@@ -74,3 +75,19 @@ def test_channel_least_squares_range_beats_min_max_on_every_channel():
     assert float(ours[7]) < 0.75 * float(plain[7])  # a Gaussian channel
     learned = learn_dual_clipping(x, weight, 4, DualClippingOptions(steps=50), (low, high))
     assert learned.loss_after <= learned.loss_before
+
+
+def test_gradients_by_hand_are_those_of_autograd():
+    x, weight = outliers(3)
+    gram = weight.T @ weight
+    low, high = 0.6 * x.amin(0), 0.7 * x.amax(0)
+    low.requires_grad_()
+    high.requires_grad_()
+    error = x - fake_quantize(x, low, high, 4)
+    loss = ((error @ gram) * error).sum() / len(x)
+    loss.backward()
+    ours, to_low, to_high = output_error(x, gram, (low.detach(), high.detach()), 4)
+    torch.testing.assert_close(ours, loss.detach())
+    torch.testing.assert_close(to_low, low.grad, rtol=1e-3, atol=1e-3 * float(low.grad.abs().max()))
+    torch.testing.assert_close(to_high, high.grad, rtol=1e-3, atol=1e-3 * float(high.grad.abs().max()))
+    assert float(to_low.abs().max()) > 0.1
