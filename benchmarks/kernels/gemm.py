@@ -33,7 +33,8 @@ def ours(a, terms, rows=None, bits=8):
         Term(codes, places, np.full(len(places), 0.01, np.float32))
         for codes, places in zip(terms, rows, strict=True)
     ]
-    packed = pack_terms(parts, n, 1, isa, isa.panel_vectors(m), bits)
+    machine = isa.dense(k)
+    packed = pack_terms(parts, n, 1, machine, machine.panel_vectors(m), bits)
     product = Product(
         ((m, k, n),),
         (),
@@ -44,7 +45,7 @@ def ours(a, terms, rows=None, bits=8):
         packed_bits=packed.packed_bits,
         permuted=packed.permuted,
     )
-    arrays = [a.ravel(), packed.weights, packed.initial(119, isa), packed.scales]
+    arrays = [a.ravel(), packed.weights, packed.initial(119, machine), packed.scales]
     if not product.direct:
         arrays.append(packed.table)
     if packed.lanes is not None:

@@ -42,6 +42,7 @@ _SOURCES = (
     "powers.py",
     "serial.py",
     "tiles.py",
+    "row_pairs.py",
     "depthwise.py",
     "together.py",
     "proof.py",

@@ -8,6 +8,7 @@ one entry here and, if its dot product is new, one branch in `dot`.
     avx2      vpmovsxbw + vpmaddwd: 8 lanes, 2 products a lane (vpmaddubsw would saturate, so it is not used)
     sdot      Armv8.2 dot product: 4 lanes, 4 products; s8 x s8, activations flipped by 0x80
     usdot     the Armv8.6 (i8mm) form of it: u8 x s8, nothing to flip
+    usmmla    the matrix instruction of i8mm: two rows, two columns, 8 deep (`row_pairs`); chosen by `Isa.dense`
     dp4a      CUDA: four products of bytes in one instruction of a thread; activations flipped as for sdot
     mma       CUDA: tensor cores, 32 products deep, u8 x s8 (`cuda_tensor_core`); chosen by `Isa.dense`
     popcount  AND and popcount of words of bits (`serial`), for weights of 1 and 2 bits; chosen by `Isa.serial_pairs`
@@ -27,7 +28,9 @@ from hwsim.compile.builder import broadcast, tirx, vector
 from hwsim.errors import UserError
 
 WORD, ROUNDED = "hwsim_word", "hwsim_rounded"  # functions in the prelude of the CUDA source
-Dot = Literal["vnni512", "vnni256", "avx2", "sdot", "usdot", "dp4a", "mma", "popcount", "mul", "fma"]
+Dot = Literal[
+    "vnni512", "vnni256", "avx2", "sdot", "usdot", "usmmla", "dp4a", "mma", "popcount", "mul", "fma"
+]
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,8 @@ class Isa:
 
     def panel_vectors(self, rows: int) -> int:
         """Vectors of a panel: for a single row more than fit a tile, so that many columns hide the latency."""
-        return self.tile_vectors if rows > 1 else max(self.tile_vectors, 8)
+        most = 4 if self.dot == "usmmla" else 8  # there a row has two registers of weights for each vector
+        return self.tile_vectors if rows > 1 else max(self.tile_vectors, most)
 
     def wide(self) -> "Isa":
         """The variant for activation codes of more than 8 bits: 32-bit products, same vectors."""
@@ -114,6 +118,10 @@ class Isa:
         filled = -(-run // self.matrix_depth) * self.matrix_depth if self.matrix_depth and planes == 1 else 0
         if not filled or run * taps < self.matrix_depth or 2 * run < filled:
             return self
+        if not self.device:
+            return replace(
+                self, dot="usmmla", depth=self.matrix_depth, matrix_depth=0, tile_rows=8, tile_vectors=2
+            )
         return replace(
             self, dot="mma", depth=self.matrix_depth, matrix_depth=0, activation_offset=0, tile_vectors=8
         )
@@ -158,7 +166,7 @@ ISAS: dict[str, Isa] = {
         Isa(
             "aarch64-i8mm", "usdot", 4, 4, 6, 4,
             _llvm(mtriple="aarch64-linux-gnu", mcpu="generic", mattr=("+neon", "+dotprod", "+i8mm")),
-            "aarch64-linux-gnu-gcc", _AARCH64,
+            "aarch64-linux-gnu-gcc", _AARCH64, matrix_depth=8,
         ),
         Isa(
             "aarch64-generic", "mul", 4, 1, 4, 4,
@@ -253,6 +261,11 @@ def dot(isa: Isa, acc: Any, activations: Any, weights: Any) -> Any:
         bytes_ = tirx.reinterpret("int8x16" if isa.dot == "sdot" else "uint8x16", many)
         name = f"llvm.aarch64.neon.{isa.dot}.v4i32.v16i8"
         return tirx.call_llvm_pure_intrin("int32x4", name, acc, bytes_, weights)
+    if isa.dot == "usmmla":
+        bytes_ = tirx.reinterpret("uint8x16", broadcast(activations, 2))
+        halves = [tirx.Shuffle([weights], list(range(first, first + 16))) for first in (0, 16)]
+        zero = broadcast(tirx.const(0, "int32"), 4)
+        return acc + pair_lanes([matrix_dot(zero, bytes_, half) for half in halves], 0)
     if isa.dot == "dp4a":
         word = tirx.reinterpret("int32", weights)
         return tirx.call_pure_extern("int32", "__dp4a", word, activations, acc)
@@ -261,6 +274,17 @@ def dot(isa: Isa, acc: Any, activations: Any, weights: Any) -> Any:
         wide = weights.astype("int16x16")
         return acc + tirx.call_llvm_pure_intrin("int32x8", "llvm.x86.avx2.pmadd.wd", wide, pairs)
     return acc + weights.astype(vector("int32", lanes)) * many
+
+
+def matrix_dot(acc: Any, rows: Any, columns: Any) -> Any:
+    """``acc`` (2 x 2) and the products of two rows of 8 unsigned codes with two columns of 8 weights."""
+    name = "llvm.aarch64.neon.usmmla.v4i32.v16i8"
+    return tirx.call_llvm_pure_intrin("int32x4", name, acc, rows, columns)
+
+
+def pair_lanes(vectors: list[Any], half: int) -> Any:
+    """Four lanes, the first (or last) two of each of two vectors: between rows and 2 x 2 blocks, both ways."""
+    return tirx.Shuffle(vectors, [0, 1, 4, 5] if half == 0 else [2, 3, 6, 7])
 
 
 def popcount(isa: Isa, value: Any, lanes: int | None = None) -> Any:

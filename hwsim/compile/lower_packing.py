@@ -100,7 +100,7 @@ class PackingLowering(AttentionLowering):
             packed_bits=packed.packed_bits,
             permuted=packed.permuted,
             activation_dtype=codes.buffer.dtype,
-            activation_bits=4 if self.isa.matrix_depth and x.bits <= 4 and not x.signed else 8,
+            activation_bits=4 if self.isa.device and x.bits <= 4 and not x.signed else 8,
             out_offset=destination.offset,
             out_dtype=destination.buffer.dtype,
             units=self.emitter.units,

@@ -42,12 +42,17 @@ class PackRight:
 
     def arguments(self, isa: Isa) -> list[tuple[str, int, str]]:
         """Name, elements and dtype of every parameter, in order."""
+        isa = self._packer(isa)
         return [
             ("codes", self.elements, "uint8"),
             ("zeros", 2, "int32"),
             ("initial", self.batch * self.slots() * isa.lanes, "int32"),
             ("out", self.batch * self.slots() * self._steps(isa) * isa.lanes * isa.depth, "int8"),
         ]
+
+    def _packer(self, isa: Isa) -> Isa:
+        """The machine whose steps are packed: on a processor the one that reads them."""
+        return isa if isa.device else isa.dense(self.depth, planes=self.planes)
 
     def _steps(self, isa: Isa) -> int:
         """Steps of the dot product in a panel; the matrix unit takes several at once, the last ones may be empty."""
@@ -56,7 +61,7 @@ class PackRight:
 
     def build(self, name: str, isa: Isa) -> PrimFunc:
         """The kernel for ``isa``."""
-        code = Code(name, isa.device)
+        code, isa = Code(name, isa.device), self._packer(isa)
         buffers = tuple(code.parameter(n, size, t) for n, size, t in self.arguments(isa))
         first = 0
         for section in self.sections:
@@ -112,23 +117,29 @@ class PackRight:
         start, place, valid = where
         column, step = self.steps
         lanes = isa.lanes
-        if isa.depth == 4 and step == 1 and column % 4 == 0:
-            keep = (1 << (8 * valid)) - 1
-            keep = keep - (1 << 32) if keep >= 1 << 31 else keep
+        quads = [(4 * quad, max(0, min(4, valid - 4 * quad))) for quad in range(isa.depth // 4)]
+        if quads and step == 1 and column % 4 == 0:
             for lane in range(lanes):
-                word = tirx.reinterpret("int32", codes.vload([start + lane * column], "uint8x4"))
-                word = (word ^ tirx.const(_FLIP, "int32")) & tirx.const(keep, "int32")
-                code.store(out, place + lane * 4, tirx.reinterpret("int8x4", word))
+                for first, count in quads:
+                    keep = (1 << (8 * count)) - 1
+                    keep = keep - (1 << 32) if keep >= 1 << 31 else keep
+                    word = tirx.reinterpret("int32", codes.vload([start + lane * column + first], "uint8x4"))
+                    word = (word ^ tirx.const(_FLIP, "int32")) & tirx.const(keep, "int32")
+                    code.store(out, place + lane * isa.depth + first, tirx.reinterpret("int8x4", word))
             return
-        if isa.depth == 4 and column == 1:
-            total = constant(0, "int32", lanes)
-            for d in range(valid):
-                byte = codes.vload([start + d * step], vector("uint8", lanes)).astype(vector("int32", lanes))
-                total = total | (byte << constant(8 * d, "int32", lanes))
-            absent = sum(128 << (8 * d) for d in range(valid, 4))  # 0 once the sign bits are flipped
-            total = total | constant(absent - ((absent >> 31) << 32), "int32", lanes)
-            total = total ^ constant(_FLIP, "int32", lanes)
-            code.store(out, place, tirx.reinterpret(vector("int8", lanes * 4), total))
+        if quads and column == 1:
+            totals: list[Any] = []
+            for first, count in quads:
+                total = constant(0, "int32", lanes)
+                for d in range(count):
+                    byte = codes.vload([start + (first + d) * step], vector("uint8", lanes))
+                    total = total | (byte.astype(vector("int32", lanes)) << constant(8 * d, "int32", lanes))
+                absent = sum(128 << (8 * d) for d in range(count, 4))  # 0 once the sign bits are flipped
+                total = total | constant(absent - ((absent >> 31) << 32), "int32", lanes)
+                totals.append(total ^ constant(_FLIP, "int32", lanes))
+            side_by_side = [lane + lanes * quad for lane in range(lanes) for quad in range(len(quads))]
+            words = totals[0] if len(totals) == 1 else tirx.Shuffle(totals, side_by_side)
+            code.store(out, place, tirx.reinterpret(vector("int8", lanes * isa.depth), words))
             return
         for lane in range(lanes):
             for d in range(isa.depth):
@@ -141,6 +152,8 @@ class PackRight:
 
 def _ones(isa: Isa) -> Any:
     """Activations that are all 1, as `dot` takes them (already past any sign flip)."""
+    if isa.depth == 8:
+        return tirx.const(0x0101010101010101, "int64")
     if isa.depth == 4:
         return tirx.const(0x01010101, "int32")
     return tirx.const(0x00010001 if isa.depth == 2 else 1, "int32")

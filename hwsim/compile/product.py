@@ -27,10 +27,17 @@ from hwsim.compile.expr import Node, leaf
 from hwsim.compile.isa import Isa
 from hwsim.compile.panels import Operand, Section
 from hwsim.compile.product_code import ProductCode
+from hwsim.compile.row_pairs import PairCode
 from hwsim.compile.serial import words
 from hwsim.compile.tiles import TileCode
 
 IDENTITY = leaf(0)
+
+
+def writer_for(machine: Isa) -> type[ProductCode]:
+    """Who writes the code of a product for a (variant of a) machine."""
+    by_unit = {"mma": TensorCode, "usmmla": PairCode}
+    return by_unit.get(machine.dot, TileCode if machine.tiles else ProductCode)
 
 
 @dataclass(frozen=True)
@@ -176,8 +183,7 @@ class Product:
         """The kernel for ``isa``."""
         code = Code(name, isa.device)
         machine = self.machine(isa)
-        writer = TensorCode if machine.dot == "mma" else TileCode if machine.tiles else ProductCode
-        writer(code, self, machine).write()
+        writer_for(machine)(code, self, machine).write()
         return code.function()
 
     def machine(self, isa: Isa) -> Isa:

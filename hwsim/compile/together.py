@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from hwsim.compile.builder import Code, PrimFunc, tirx
 from hwsim.compile.isa import Isa
-from hwsim.compile.product import Product
+from hwsim.compile.product import Product, writer_for
 from hwsim.compile.product_code import ProductCode
 
 
@@ -36,7 +36,8 @@ class Together:
         for branch in self.branches:
             writers.append([])
             for product in branch:
-                writers[-1].append(ProductCode(code, product, product.machine(isa), f"p{index}_"))
+                machine = product.machine(isa)
+                writers[-1].append(writer_for(machine)(code, product, machine, f"p{index}_"))
                 index += 1
         with code.loop(len(self.branches), parallel=True) as core:
             for number, branch_writers in enumerate(writers):

@@ -88,7 +88,7 @@ def product_kernel(
             activation_dtype="float32",
         )  # fmt: skip
         return product, [np.ones(size, dtype) for _, size, dtype in product.arguments(isa)]
-    machine = isa if act_bits <= 8 else isa.wide()
+    machine = isa.dense(k) if act_bits <= 8 else isa.wide()
     high = 2 ** (weight_bits - 1) - 1
     codes = random.integers(-high, high + 1, (n, k)).astype(np.int8)
     term = Term(codes, np.arange(n), np.full(n, 0.01, np.float32))

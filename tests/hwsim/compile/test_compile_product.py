@@ -24,7 +24,8 @@ def gemm(a, terms, rows, zero_point, isa, vectors=None):
     m, k = a.shape
     n = terms[0].shape[0]
     stacked = [Term(t, r, np.ones(len(t), np.float32)) for t, r in zip(terms, rows, strict=True)]
-    packed = pack_terms(stacked, n, 1, isa, vectors or isa.tile_vectors)
+    machine = isa.dense(k)
+    packed = pack_terms(stacked, n, 1, machine, vectors or machine.tile_vectors)
     pitch = -(-k // 4) * 4
     padded = np.full((m, pitch), 7, np.uint8)
     padded[:, :k] = a
@@ -32,7 +33,7 @@ def gemm(a, terms, rows, zero_point, isa, vectors=None):
                       permuted=packed.permuted,
                       packed_bits=packed.packed_bits)  # fmt: skip
     out = np.zeros(m * n, np.int32)
-    inputs = [padded.ravel(), packed.weights, packed.initial(zero_point, isa)]
+    inputs = [padded.ravel(), packed.weights, packed.initial(zero_point, machine)]
     if not product.direct:
         inputs.append(packed.table)
     if packed.lanes is not None:
