@@ -38,7 +38,8 @@ class Device:
             raise UserError("CUDA: the driver finds no device")
         self._call("cuDeviceGet", ctypes.byref(number), 0)
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), number)
-        self._call("cuCtxSetCurrent", context)
+        self._context = context
+        self.use()
         text, found = ctypes.create_string_buffer(256), [ctypes.c_int(), ctypes.c_int()]
         self._call("cuDeviceGetName", text, 256, number)
         for value, attribute in zip(found, (_MAJOR, _MINOR), strict=True):
@@ -53,6 +54,10 @@ class Device:
             self._library.cuGetErrorString(status, ctypes.byref(text))
             what = (text.value or b"unknown error").decode(errors="replace")
             raise UserError(f"CUDA: {name}: {what} ({status})")
+
+    def use(self) -> None:
+        """Make this device that of the calling thread."""
+        self._call("cuCtxSetCurrent", self._context)
 
     def load(self, image: bytes) -> ctypes.c_void_p:
         """A module from a fat binary, a cubin or PTX."""
@@ -167,6 +172,7 @@ class CudaModel(Runner):
 
     def run(self) -> None:
         """Copy the inputs over, launch every kernel, copy the outputs back."""
+        self.device.use()
         for array, pointer in zip(self._in, self._copied, strict=True):
             self.device.upload(pointer, array)
         for step in self._steps:

@@ -9,7 +9,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <ucontext.h>
 #include <vector>
 
@@ -67,7 +66,7 @@ struct Warp {
 static std::vector<Thread> threads;
 static std::vector<Warp> warps;
 static ucontext_t scheduler;
-static std::function<void()> body;
+static void (*body)();
 static const size_t STACK = 128 << 10;
 
 static void pause() { swapcontext(&threads[threadIdx.x].context, &scheduler); }
@@ -273,11 +272,13 @@ int cuMemsetD8_v2(uint64_t to, unsigned char value, size_t bytes) { memset((void
 int cuGetErrorString(int, const char** text) { *text = "an error of the CPU that stands in"; return 0; }
 int cuLaunchKernel(const Function* function, unsigned blocks, unsigned, unsigned, unsigned count, unsigned, unsigned,
                    unsigned, void*, void** parameters, void**) {
-  void* a[16] = {};
+  static void* a[16];
+  static Code code;
+  code = (Code)function->code;
   for (int i = 0; i < function->parameters; ++i) a[i] = *(void**)parameters[i];
   const bool backwards = getenv("HWSIM_BACKWARDS") != nullptr;
-  body = [=] {
-    ((Code)function->code)(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15]);
+  body = [] {
+    code(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15]);
   };
   for (blockIdx.x = 0; blockIdx.x < (int)blocks; ++blockIdx.x) run_block(count, backwards);
   return 0;

@@ -34,7 +34,6 @@ from hwsim.compile.product import Product
 
 CUDA = ISAS["cuda"]
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
-generations = pytest.mark.parametrize("capability", [75, 80, 90])
 
 
 @dataclass
@@ -62,12 +61,12 @@ def packed_terms(terms, rows, channels, run, taps, bits, scales=None):
     return machine, pack_terms(stacked, channels, taps, machine, machine.tile_vectors, bits)
 
 
-def gemm(m, n, k, bits=8, activation_bits=8, signed=False, seed=0, extreme=None, shares=()):
+def gemm(m, n, k, bits=8, activation_bits=8, signed=False, pitch=None, extreme=None, shares=()):
     """Bare int32 accumulators of one matrix times one or several stacked terms."""
-    rng, high = np.random.default_rng([seed, m, n, k]), 1 << (bits - 1)
+    rng, high = np.random.default_rng([m, n, k]), 1 << (bits - 1)
     rows = [np.arange(n), *(np.sort(rng.permutation(n)[:count]) for count in shares)]
     terms = [random_codes(rng, (len(r), k), -high, high - 1).astype(np.int8) for r in rows]
-    pitch, zero = -(-k // 4) * 4, 0 if signed else 3
+    pitch, zero = pitch or -(-k // 4) * 4, 0 if signed else 3
     low, top = (-128, 127) if signed else (0, (1 << activation_bits) - 1)
     a = random_codes(rng, (m, pitch), low, top)
     if extreme is not None:
@@ -86,56 +85,39 @@ def gemm(m, n, k, bits=8, activation_bits=8, signed=False, seed=0, extreme=None,
     return Case(product, [*arrays, np.zeros(m * n, np.int32)], expected)
 
 
-def run_cases(cases, scratch, capability, source_of=lambda text: text):
-    """All cases on one device."""
-    source, launches = cuda_source([case.kernel for case in cases], CUDA)
-    kernels = Kernels(source_of(source), scratch, capability)
-    for case in cases:
-        kernels.run(launches[kernel_name(case.kernel, CUDA)], case.arrays)
+class Compiled:
+    """Kernels on the device that stands in."""
 
+    def __init__(self, kernels, scratch, capability=80, source_of=lambda text: text):
+        source, self._launches = cuda_source(list(dict.fromkeys(kernels)), CUDA)
+        self._kernels = Kernels(source_of(source), scratch, capability)
 
-def wrong(cases):
-    """Shapes of the cases whose result differs in any bit."""
-    return [c.kernel.dims for c in cases if not np.array_equal(c.arrays[-1].ravel(), c.expected.ravel())]
+    def run(self, kernel, arrays, **flags):
+        """One kernel."""
+        self._kernels.run(self._launches[kernel_name(kernel, CUDA)], arrays, **flags)
 
-
-@needs_compiler
-@generations
-def test_gemm_equals_int64(tmp_path, capability):
-    cases = [
-        gemm(1, 1, 32), gemm(37, 70, 100), gemm(16, 64, 64), gemm(19, 41, 37), gemm(5, 24, 33, signed=True),
-        gemm(33, 66, 130, signed=True), gemm(20, 33, 64, 4), gemm(18, 9, 150, 4, 4), gemm(40, 72, 64, 4, 4),
-        gemm(17, 40, 260, 2), gemm(3, 5, 514, 8), gemm(65, 130, 192, 4, 4),
-        gemm(21, 35, 768, extreme=(255, -128)), gemm(21, 35, 96, signed=True, extreme=(-128, -128)),
-        gemm(21, 35, 128, 4, 4, extreme=(15, -8)), gemm(21, 35, 130, 4, extreme=(255, -8)),
-    ]  # fmt: skip
-    run_cases(cases, tmp_path, capability)
-    assert wrong(cases) == []
+    def wrong(self, cases):
+        """Shapes of the cases whose result differs in any bit."""
+        found = []
+        for case in cases:
+            case.arrays[-1][:] = 0
+            self.run(case.kernel, case.arrays)
+            if not np.array_equal(case.arrays[-1].ravel(), case.expected.ravel()):
+                found.append(case.kernel.dims)
+        return found
 
 
 @needs_compiler
-@pytest.mark.parametrize("backwards", [False, True], ids=["forwards", "backwards"])
 @pytest.mark.parametrize("tile", TILES, ids=lambda t: f"{t.rows}x{8 * t.panels}")
-def test_every_tile_equals_int64(tmp_path, monkeypatch, tile, backwards):
-    """More than one block along each side, partial ones last, several turns of the ring of stages."""
+def test_every_tile_equals_int64(tmp_path, monkeypatch, tile):
+    """More than one block along each side, partial ones last, several turns of the ring; either end of warps first."""
     monkeypatch.setattr(cuda_tensor_core, "TILES", (tile,))
-    if backwards:
-        monkeypatch.setenv("HWSIM_BACKWARDS", "1")
     m, n = tile.rows + 7, 8 * tile.panels + 13
     cases = [gemm(m, n, 200), gemm(m, n, 200, 4), gemm(m, n, 200, 2, shares=(n // 2,))]
-    run_cases(cases, tmp_path, 80)
-    assert wrong(cases) == []
-
-
-@needs_compiler
-@generations
-def test_expansion_terms_are_added_at_their_rows(tmp_path, capability):
-    cases = [
-        gemm(35, 100, 96, 4, shares=(50,)), gemm(20, 64, 64, 4, shares=(64, 16)), gemm(9, 40, 64, 2, shares=(20, 9, 3)),
-    ]  # fmt: skip
-    assert {v for case in cases for s in case.kernel.sections for v in s.pattern} >= {1, 2, 3}
-    run_cases(cases, tmp_path, capability)
-    assert wrong(cases) == []
+    device = Compiled([case.kernel for case in cases], tmp_path)
+    assert device.wrong(cases) == []
+    monkeypatch.setenv("HWSIM_BACKWARDS", "1")
+    assert device.wrong(cases) == []
 
 
 def convolution(images, size, channels, outputs, kernel, stride, joined, bits=8):
@@ -172,51 +154,82 @@ def convolution(images, size, channels, outputs, kernel, stride, joined, bits=8)
     return Case(product, arrays, expected)
 
 
-@needs_compiler
-@generations
-def test_convolution_is_an_implicit_gemm(tmp_path, capability):
-    cases = [
-        convolution(2, 7, 16, 24, 3, 1, True), convolution(1, 9, 3, 10, 7, 2, True),
-        convolution(1, 5, 24, 9, 3, 2, False), convolution(1, 6, 32, 17, 1, 1, True, 4),
-        convolution(2, 4, 33, 8, 3, 1, False, 4),
-    ]  # fmt: skip
-    run_cases(cases, tmp_path, capability)
-    assert wrong(cases) == []
-
-
-@needs_compiler
-@generations
-@pytest.mark.parametrize("transposed", [False, True])
-def test_product_of_two_activations(tmp_path, capability, transposed):
-    """Heads side by side in one buffer; the right operand is packed on the device, the zero points taken out there."""
-    rng, heads, m, k, n, za, zb = np.random.default_rng(5), 3, 21, 50, 19, 11, 140
-    pitch = -(-k // 4) * 4
-    a = random_codes(rng, (m, heads, pitch), 0, 255).astype(np.uint8)
-    shape, steps = ((heads, k, 20), (1, 20)) if transposed else ((heads, n, pitch), (pitch, 1))
+def heads(transposed, m=21, k=50, n=19, count=3):
+    """Codes of two activations with heads side by side in the left one, and the kernels of their product."""
+    rng, pitch = np.random.default_rng(5), -(-k // 4) * 4
+    a = random_codes(rng, (m, count, pitch), 0, 255).astype(np.uint8)
+    shape, steps = ((count, k, 20), (1, 20)) if transposed else ((count, n, pitch), (pitch, 1))
     b = random_codes(rng, shape, 0, 255).astype(np.uint8)
     sections = sections_for(n, 1, CUDA.dense(k).tile_vectors)
-    packing = PackRight(heads, n, k, sections, b.size, b[0].size, steps)
-    sums = RowTerms(m * heads, k, pitch, a.size)
     product = Product(
-        ((m, heads * pitch, n),), (), k, sections, n, (a.size, heads * m * n), batch=((heads, pitch, m * n),),
+        ((m, count * pitch, n),), (), k, sections, n, (a.size, count * m * n), batch=((count, pitch, m * n),),
         out_dtype="int32", raw=True, row_terms=True,
     )  # fmt: skip
-    source, launches = cuda_source([packing, sums, product], CUDA)
-    kernels = Kernels(source, tmp_path, capability)
+    packing = PackRight(count, n, k, sections, b.size, b[0].size, steps)
+    return a, b, (packing, RowTerms(m * count, k, pitch, a.size), product)
+
+
+@pytest.fixture(scope="module")
+def cases():
+    """By kind; a gemm for every instruction and width, every alignment of rows, and the ends of both ranges."""
+    return {
+        "gemm": [
+            gemm(1, 1, 32), gemm(37, 70, 100), gemm(16, 64, 64), gemm(19, 41, 37, pitch=37), gemm(9, 20, 37, pitch=38),
+            gemm(5, 24, 33, signed=True), gemm(33, 66, 130, signed=True), gemm(20, 33, 64, 4), gemm(18, 9, 150, 4, 4),
+            gemm(40, 72, 64, 4, 4), gemm(17, 40, 260, 2), gemm(3, 5, 514, 8, pitch=528), gemm(65, 130, 192, 4, 4),
+            gemm(21, 35, 768, extreme=(255, -128)), gemm(21, 35, 96, signed=True, extreme=(-128, -128)),
+            gemm(21, 35, 128, 4, 4, extreme=(15, -8)), gemm(21, 35, 130, 4, extreme=(255, -8)),
+        ],
+        "expansion": [
+            gemm(35, 100, 96, 4, shares=(50,)), gemm(20, 64, 64, 4, shares=(64, 16)),
+            gemm(9, 40, 64, 2, shares=(20, 9, 3)), gemm(6, 12, 64, 4, shares=(12,) * 9),
+        ],
+        "convolution": [
+            convolution(2, 7, 16, 24, 3, 1, True), convolution(1, 9, 3, 10, 7, 2, True),
+            convolution(1, 5, 24, 9, 3, 2, False), convolution(1, 6, 32, 17, 1, 1, True, 4),
+            convolution(2, 4, 33, 8, 3, 1, False, 4),
+        ],
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=[75, 80, 90])
+def device(request, cases, tmp_path_factory):
+    """A device of each generation that multiplies in its own way."""
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not installed")
+    kernels = [case.kernel for kind in cases.values() for case in kind]
+    kernels += [kernel for transposed in (False, True) for kernel in heads(transposed)[2]]
+    return Compiled(kernels, tmp_path_factory.mktemp("device"), request.param)
+
+
+@pytest.mark.parametrize("kind", ["gemm", "expansion", "convolution"])
+def test_equals_int64(device, cases, kind):
+    assert device.wrong(cases[kind]) == []
+
+
+def test_the_cases_have_up_to_ten_terms(cases):
+    assert {terms for c in cases["expansion"] for s in c.kernel.sections for terms in s.pattern} >= {
+        1,
+        2,
+        3,
+        10,
+    }
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_product_of_two_activations(device, transposed):
+    """The right operand is packed on the device, from rows or columns, the zero points are taken out there."""
+    (a, b, (packing, sums, product)), (za, zb), (m, k, n) = heads(transposed), (11, 140), (21, 50, 19)
     zeros = np.array([za, -(zb - 128)], np.int32)
-    sizes = [size for _, size, _ in packing.arguments(CUDA)]
-    initial, panels, terms = (
-        np.zeros(size, dtype)
-        for size, dtype in ((sizes[2], "int32"), (sizes[3], "int8"), (m * heads, "int32"))
-    )
-    found = np.zeros(heads * m * n, np.int32)
-    kernels.run(launches[kernel_name(packing, CUDA)], [b, zeros, initial, panels], written=(2, 3))
-    kernels.run(launches[kernel_name(sums, CUDA)], [a, zeros, terms])
-    by_head = np.ascontiguousarray(terms.reshape(m, heads).T)
-    kernels.run(launches[kernel_name(product, CUDA)], [a, panels, initial, by_head, found])
+    initial, panels = (np.zeros(size, dtype) for _, size, dtype in packing.arguments(CUDA)[2:])
+    terms, found = np.zeros(m * 3, np.int32), np.zeros(3 * m * n, np.int32)
+    device.run(packing, [b, zeros, initial, panels], written=(2, 3))
+    device.run(sums, [a, zeros, terms])
+    by_head = np.ascontiguousarray(terms.reshape(m, 3).T)
+    device.run(product, [a, panels, initial, by_head, found])
     right = b[:, :, :n] if transposed else b[:, :, :k].transpose(0, 2, 1)
     expected = (a[:, :, :k].transpose(1, 0, 2).astype(np.int64) - za) @ (right.astype(np.int64) - zb)
-    assert np.array_equal(found.reshape(heads, m, n), expected)
+    assert np.array_equal(found.reshape(3, m, n), expected)
 
 
 @needs_compiler
@@ -259,8 +272,7 @@ def test_fused_epilogue(tmp_path):
         settings,
     ]
     case = Case(product, [*arrays, np.zeros(m * n, np.uint8)], expected)
-    run_cases([case], tmp_path, 80)
-    assert wrong([case]) == []
+    assert Compiled([product], tmp_path).wrong([case]) == []
 
 
 @needs_compiler
@@ -283,8 +295,7 @@ def test_what_stands_in_notices_a_missing_line(tmp_path, monkeypatch, line):
         first = line.split(";")[0] + ";"
         return source.replace(line, line.replace(first, ""))
 
-    run_cases([case], tmp_path, 80, without)
-    assert wrong([case])
+    assert Compiled([case.kernel], tmp_path, source_of=without).wrong([case])
 
 
 def test_dense_products_go_to_tensor_cores():
