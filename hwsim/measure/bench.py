@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwsim.errors import UserError
-from hwsim.measure.device import ROUNDS, Device, Sample
+from hwsim.measure.device import ROUNDS, ArtifactTimes, Device, Sample
 from hwsim.measure.layers import Group, grouped, predicted
 
 if TYPE_CHECKING:
@@ -85,19 +85,24 @@ class Bench:
 def run_bench(
     artifact: Path, target: "Target", device: Device, scheme: str | None = None, rounds: int = ROUNDS
 ) -> Bench:
-    """Simulate what the artifact holds, run it, and set both side by side."""
+    """Run the artifact, and set beside it what the simulator says."""
+    read_manifest_document(artifact)
+    return compared(artifact, target, device.name, device.artifact(artifact, rounds), scheme)
+
+
+def compared(
+    artifact: Path, target: "Target", device: str, times: ArtifactTimes, scheme: str | None = None
+) -> Bench:
+    """Simulate what the artifact holds, and set it beside what was measured of it."""
     manifest = read_manifest_document(artifact)
     graph = artifact_graph(artifact, manifest)
     simulation = simulate_artifact(artifact, manifest, graph, target, scheme)
-    times = device.artifact(artifact, rounds)
     groups = grouped(graph.layers, {name: sample.median for name, sample in times.layers.items()})
     layers = tuple(
         LayerBench(group.name, group.kind, seconds, _sample(group, times.layers[group.name]))
         for group, seconds in zip(groups, predicted(groups, simulation), strict=True)
     )
-    return Bench(
-        str(manifest.get("model", "")), device.name, target.name, layers, simulation.seconds, times.total
-    )
+    return Bench(str(manifest.get("model", "")), device, target.name, layers, simulation.seconds, times.total)
 
 
 def _sample(group: Group, sample: Sample) -> Sample:
