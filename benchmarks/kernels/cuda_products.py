@@ -1,6 +1,6 @@
 """Products on an NVIDIA device: tensor cores and dp4a, checked bit by bit and timed, beside torch._int_mm.
 
-    python benchmarks/kernels/cuda.py [--rounds 20] [--output reports/kernels/cuda.md]
+    python benchmarks/kernels/cuda_products.py [--rounds 20] [--output reports/kernels/cuda.md]
 
 Every product is compared with numpy in int64 before it is timed, on codes with both ends of their range, in shapes
 that fill tiles and shapes that do not. Times are of launches one after another between two events of the host, the
@@ -197,7 +197,7 @@ def main():
         found = measure(device, shape, options.rounds)
         rows.append(["x".join(map(str, shape)), *("-" if t is None else f"{t:.1f}" for t in found.values())])
         print(*rows[-1], sep="  ", flush=True)
-    text = f"# Products on {device.name}\n\nCommand: `python benchmarks/kernels/cuda.py --rounds {options.rounds}`. "
+    text = f"# Products on {device.name}\n\nCommand: `python benchmarks/kernels/cuda_products.py --rounds {options.rounds}`. "
     text += f"TOPS, int32 outputs; all {len(FORMS)} forms equal numpy at {len(CHECKED) + 2} shapes.\n\n"
     text += table(["M x N x K", *FORMS, "torch._int_mm"], rows)
     print(text)
