@@ -197,7 +197,8 @@ def main():
         found = measure(device, shape, options.rounds)
         rows.append(["x".join(map(str, shape)), *("-" if t is None else f"{t:.1f}" for t in found.values())])
         print(*rows[-1], sep="  ", flush=True)
-    text = f"# Products on {device.name}\n\nCommand: `python benchmarks/kernels/cuda_products.py --rounds {options.rounds}`. "
+    text = f"# Products on {device.name}\n\n"
+    text += f"Command: `python benchmarks/kernels/cuda_products.py --rounds {options.rounds}`. "
     text += f"TOPS, int32 outputs; all {len(FORMS)} forms equal numpy at {len(CHECKED) + 2} shapes.\n\n"
     text += table(["M x N x K", *FORMS, "torch._int_mm"], rows)
     print(text)
