@@ -38,7 +38,7 @@ static __device__ __forceinline__ int {WORD}(const void* base, int offset) {{
 static __device__ __forceinline__ float {ROUNDED}(float value) {{ return __fadd_rn(value, -0.0f); }}
 """
 _KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\)\s*\{')
-_ARCHITECTURES = ("75", "80", "86", "89", "90")
+_ARCHITECTURES = ("75", "80", "86", "87", "89", "90")  # 87 is Orin: it runs no other's machine code
 _TENSOR_CORE = ("tensor_core_ptx.cuh", "tensor_core.cuh")
 _PTX_ARCHITECTURES = ("75", "80", "90")  # a driver compiles the newest that its device takes
 
@@ -102,7 +102,7 @@ def _by_nvcc(nvcc: str, source: str) -> bytes:
         file.write_text(source, encoding="utf-8")
         codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in _ARCHITECTURES]
         codes.append(f"-gencode=arch=compute_{_ARCHITECTURES[-1]},code=compute_{_ARCHITECTURES[-1]}")
-        command = [nvcc, "-O3", "--fatbin", *codes, "-o", str(output), str(file)]
+        command = [nvcc, "-O3", "-w", "--fatbin", *codes, "-o", str(output), str(file)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             raise UserError(f"nvcc: {result.stderr.strip().splitlines()[0]}")

@@ -31,7 +31,7 @@ struct hwsim_depth {
   static_assert(KIND::kind != 2 || BITS == 4, "nibbles are multiplied by weights of 4 bits");
 };
 
-/* Which chunk of a row of BYTES holds its chunk 0; chunk c lies at c ^ this. */
+/* Where a row of BYTES keeps its chunk 0; chunk c lies at c ^ this. */
 template <int BYTES> static __device__ __forceinline__ int hwsim_flip(int row) { return row % 8 / (128 / BYTES); }
 
 /* Step `step` of packed weights, its codes in the high bits of every byte. */
@@ -75,7 +75,7 @@ template <class T, class D> struct hwsim_fetch {
     }
   }
 
-  /* Fetches the next stage into `stage`, which lies at `place` of shared memory. */
+  /* Starts to fetch the next stage to `place`, an address in shared memory; `end` takes the same as a pointer. */
   __device__ __forceinline__ void begin(unsigned place) {
 #pragma unroll
     for (int i = 0; i < ROW_COPIES; ++i)
@@ -90,7 +90,8 @@ template <class T, class D> struct hwsim_fetch {
       }
     activations += D::ROW;
     weights += D::CHUNK * BLOCK_BYTES;
-    if (D::TAPS > 1 && ++chunk == D::CHUNKS) {
+    ++chunk;
+    if (D::TAPS > 1 && chunk == D::CHUNKS) {
       chunk = 0;
       activations += D::STRIDE1 - D::CHUNKS * D::ROW;
       weights -= (D::CHUNKS * D::CHUNK - D::BLOCKS) * BLOCK_BYTES;
@@ -98,8 +99,6 @@ template <class T, class D> struct hwsim_fetch {
         tap = 0;
         activations += D::STRIDE0 - D::TAPS1 * D::STRIDE1;
       }
-    } else if (D::TAPS == 1) {
-      ++chunk;
     }
   }
 

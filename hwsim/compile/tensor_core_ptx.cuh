@@ -41,7 +41,9 @@ template <int ALIGN> struct hwsim_copy {
   }
 
   __device__ __forceinline__ void end(unsigned char* to) {
-    if (__CUDA_ARCH__ >= 800 && ALIGN >= 4) return;
+#if __CUDA_ARCH__ >= 800
+    if constexpr (ALIGN >= 4) return;
+#endif
 #pragma unroll
     for (int i = 0; i < 16 / ALIGN; ++i) *(typename hwsim_piece<ALIGN>::type*)(to + i * ALIGN) = held[i];
   }
