@@ -95,3 +95,74 @@ def kws() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
 def ad() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
     """MLPerf Tiny anomaly detection with its input."""
     return AnomalyDetection().eval(), (torch.zeros(1, 640),)
+
+
+def _resnet_299(name: str) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    from torchvision.models import get_model
+
+    return get_model(name, weights=None).eval(), (torch.zeros(1, 3, 299, 299),)
+
+
+def resnet50_299() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """ResNet-50 on images of 299 x 299, as Coral's table has it."""
+    return _resnet_299("resnet50")
+
+
+def resnet152_299() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """ResNet-152 on images of 299 x 299."""
+    return _resnet_299("resnet152")
+
+
+class _RetinaNet(nn.Module):
+    """Backbone, feature pyramid and heads of MLPerf's RetinaNet; boxes are chosen on the host."""
+
+    CLASSES, ANCHORS, WIDTH = 264, 9, 256
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torchvision.models import resnext50_32x4d
+
+        net = resnext50_32x4d(weights=None)
+        self.stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1)
+        self.stages = nn.ModuleList([net.layer2, net.layer3, net.layer4])
+        width = self.WIDTH
+        self.lateral = nn.ModuleList([nn.Conv2d(inputs, width, 1) for inputs in (512, 1024, 2048)])
+        self.smooth = nn.ModuleList([nn.Conv2d(width, width, 3, 1, 1) for _ in range(3)])
+        self.coarser = nn.ModuleList([nn.Conv2d(inputs, width, 3, 2, 1) for inputs in (2048, width)])
+        self.heads = nn.ModuleList([self._head(self.ANCHORS * self.CLASSES), self._head(self.ANCHORS * 4)])
+
+    def _head(self, outputs: int) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        for _ in range(4):
+            layers += [nn.Conv2d(self.WIDTH, self.WIDTH, 3, 1, 1), nn.ReLU()]
+        return nn.Sequential(*layers, nn.Conv2d(self.WIDTH, outputs, 3, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """One image to the scores and boxes of five levels."""
+        x, found = self.stem(x), []
+        for stage in self.stages:
+            x = stage(x)
+            found.append(x)
+        above = self.lateral[2](found[2])
+        levels = [self.smooth[2](above)]
+        for index in (1, 0):
+            above = self.lateral[index](found[index]) + nn.functional.interpolate(above, scale_factor=2.0)
+            levels.append(self.smooth[index](above))
+        sixth = self.coarser[0](found[2])
+        levels += [sixth, self.coarser[1](torch.relu(sixth))]
+        return tuple(head(level) for level in levels for head in self.heads)
+
+
+def retinanet() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """MLPerf Inference's RetinaNet, ResNeXt-50 on 800 x 800."""
+    return _RetinaNet().eval(), (torch.zeros(1, 3, 800, 800),)
+
+
+def bert_large() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """MLPerf Inference's BERT-large on 384 tokens, without its two-column head."""
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
+    )
+    return BertModel(config, add_pooling_layer=False).eval(), (torch.zeros(1, 384, dtype=torch.long),)
