@@ -366,8 +366,8 @@ def verdict(scores: dict[str, Score], rows: list[Row]) -> str:
         "test. About thirty variants of the model were tried on these rows. Kept were those with a reason beside the "
         "figures: a clamp is no exponential, integer kernels pay for each output, independent operators start "
         "together, parts are concatenated in place, 16-bit activations run in the lanes of 16-bit floats, host links "
-        "at their published rates, a system's build told from its name. Dropped were padding at each place of a window, "
-        "larger output tiles, slower norms on Hailo, and learning of a class for Hailo, NVIDIA and Coral. "
+        "at their published rates, a system's build told from its name. Dropped were padding at each place of a "
+        "window, larger output tiles, slower norms on Hailo, and learning of a class for Hailo, NVIDIA and Coral. "
         "Several shipped descriptors took efficiencies or overheads from some of these rows "
         "(their YAML comments say which), so zero-shot is not blind there."
     )
