@@ -20,6 +20,7 @@ from torch.fx.node import map_arg
 from hwsim.compile.emit import Emitter, join
 from hwsim.compile.expr import Node, const, gelu, leaf, op, sigmoid
 from hwsim.compile.isa import Isa
+from hwsim.compile.lower_composed import ComposedLowering
 from hwsim.compile.lower_float import FloatLowering
 from hwsim.compile.lower_products import ProductLowering
 from hwsim.compile.lower_vector import VectorLowering
@@ -34,7 +35,8 @@ _VIEWS = {"aten.permute.default", "aten.transpose.int", "aten.reshape.default", 
           "aten.squeeze.dims", "aten.expand.default", "aten.select.int", "aten.slice.Tensor", "aten.unbind.int",
           "aten.split.Tensor", "aten.split_with_sizes.default", "aten.chunk.default", "aten._unsafe_view.default",
           "aten.narrow.default", "aten.t.default", "aten.movedim.int", "aten.unflatten.int",
-          "aten.swapaxes.default"}  # fmt: skip
+          "aten.swapaxes.default", "aten.expand_as.default", "aten.reshape_as.default",
+          "aten.view_as.default"}  # fmt: skip
 _BINARY = {"aten.add.Tensor": "add", "aten.mul.Tensor": "mul", "aten.sub.Tensor": "sub", "aten.div.Tensor": "div",
            "aten.__and__.Tensor": "mul", "aten.bitwise_and.Tensor": "mul", "aten.logical_and.default": "mul",
            "aten.maximum.default": "max", "aten.minimum.default": "min", "aten.add.Scalar": "add",
@@ -61,6 +63,8 @@ _UNARY: dict[str, Callable[..., Node]] = {
     "aten.hardtanh_.default": lambda x, low=-1.0, high=1.0: _clamp(x, low, high),
     "aten.relu6.default": lambda x: _clamp(x, 0.0, 6.0),
     "aten.clamp.default": _clamp,
+    "aten.clamp_min.default": _clamp,
+    "aten.clamp_max.default": lambda x, high: _clamp(x, None, high),
     "aten.silu.default": lambda x: op("mul", x, sigmoid(x)),
     "aten.silu_.default": lambda x: op("mul", x, sigmoid(x)),
     "aten.sigmoid.default": sigmoid,
@@ -77,7 +81,7 @@ _UNARY: dict[str, Callable[..., Node]] = {
 }
 
 
-class Lowering(ProductLowering, FloatLowering, VectorLowering):
+class Lowering(ProductLowering, FloatLowering, VectorLowering, ComposedLowering):
     """One walk over one graph."""
 
     def __init__(
@@ -174,7 +178,8 @@ class Lowering(ProductLowering, FloatLowering, VectorLowering):
         for attempt in (view, None):
             current = attempt or self.emitter.stored_in_order(view, tuple(range(len(view.shape))))
             meta = current.meta()
-            results = node.target(meta, *node.args[1:], **node.kwargs)
+            others = map_arg(node.args[1:], lambda n: n.meta["val"])
+            results = node.target(meta, *others, **node.kwargs)
             many = isinstance(results, list | tuple)
             listed = list(results) if many else [results]
             if all(_same_storage(r, meta) for r in listed):
@@ -227,7 +232,10 @@ class Lowering(ProductLowering, FloatLowering, VectorLowering):
         if base is not None:
             leaves.extend(base.leaves)
         for argument in arguments:
-            if not isinstance(argument, fx.Node):
+            if isinstance(argument, View):
+                leaves.append(argument)
+                nodes.append(leaf(len(leaves)))
+            elif not isinstance(argument, fx.Node):
                 nodes.append(const(float(argument)))
             elif argument is host and base is not None:
                 nodes.append(base.node)

@@ -29,6 +29,8 @@ class VectorLowering:
     values: dict[fx.Node, Any]
     stored: Callable[[fx.Node], View]
     compose: Callable[..., Value]
+    _softmax_along: Callable[..., View]
+    _without_padding: Callable[..., Value]
 
     def _last_dense(self, view: View) -> View:
         """The view, copied unless its last axis is contiguous."""
@@ -36,7 +38,7 @@ class VectorLowering:
             return view
         return self.emitter.stored_in_order(view, tuple(range(len(view.shape))))
 
-    def _rowwise(self, shape: tuple[int, ...], own: Sequence[View], make: Callable[..., Any]) -> Pending:
+    def rowwise(self, shape: tuple[int, ...], own: Sequence[View], make: Callable[..., Any]) -> Pending:
         """A kernel over rows of the last axis: ``make(dims, columns, epilogue, sources, sink)``."""
         emitter, layer = self.emitter, self.emitter.layer
         own = [view.broadcast(shape) for view in own]
@@ -73,7 +75,7 @@ class VectorLowering:
         def make(dims: Any, columns: int, epilogue: Node, sources: Any, sink: Any) -> LayerNorm:
             return LayerNorm(dims, columns, epilogue, sources, sink, parallel, epsilon)
 
-        base = self._rowwise(x.shape, [x], make)
+        base = self.rowwise(x.shape, [x], make)
         tree, leaves = leaf(0), []
         for name, parameter in (("mul", weight), ("add", bias)):
             if parameter is not None:
@@ -86,17 +88,21 @@ class VectorLowering:
         value = self.values[source]
         shape = tuple(value.shape)
         if axis % len(shape) != len(shape) - 1:
-            raise UserError(f"layer {self.emitter.layer}: softmax over an axis that is not the last")
+            return self._softmax_along(node, axis % len(shape), lambda view: self._softmax([view], leaf(0)))
         if isinstance(value, Lazy) and value.leaves[0].strides[-1] == 1:
             own, tree = list(value.leaves), remap(value.node, lambda i: leaf(0 if i == 1 else i))
         else:
-            own, tree = [self._last_dense(self.stored(source))], leaf(0)
+            own, tree = [self.stored(source)], leaf(0)
+        return self._softmax(own, tree)
+
+    def _softmax(self, own: Sequence[View], tree: Node) -> Pending:
+        """Softmax over the last axis of ``tree``."""
         parallel = self.emitter.parallel
 
         def make(dims: Any, columns: int, epilogue: Node, sources: Any, sink: Any) -> Softmax:
             return Softmax(dims, columns, epilogue, sources, sink, parallel, tree)
 
-        return self._rowwise(shape, own, make)
+        return self.rowwise(own[0].shape, [self._last_dense(own[0]), *own[1:]], make)
 
     def _aten__softmax_default(self, node: Any) -> Value:
         return self._aten_softmax_int(node)
@@ -174,11 +180,11 @@ class VectorLowering:
             _pair(arguments[2] or arguments[1]),
             _pair(arguments[3] or 0),
         )
+        mean = self._pool(node, (kernel, stride, padding, (1, 1)), True)
         if any(padding) and arguments[5] is False:
-            raise UserError(
-                f"layer {self.emitter.layer}: average pooling that skips the padding has no kernel"
-            )
-        return self._pool(node, (kernel, stride, padding, (1, 1)), True)
+            size = tuple(self.values[node.args[0]].shape[2:])
+            return self._without_padding(node, mean, (kernel, stride, padding), size)
+        return mean
 
     def _aten_adaptive_avg_pool2d_default(self, node: Any) -> Value:
         source = self.values[node.args[0]]
@@ -212,24 +218,6 @@ class VectorLowering:
             (source_of(moved, (view.strides[0], high * stride[0], wide * stride[1]), view.strides[1]),),
             sink_of(result, (result.strides[0], result.strides[2], result.strides[3]), 1),
         )  # fmt: skip
-        self.emitter.step(pool, [view.buffer, result.buffer])
-        return result
-
-    def _aten_mean_dim(self, node: Any) -> Value:
-        view = self.stored(node.args[0])
-        axes = sorted(int(a) % len(view.shape) for a in node.args[1])
-        kept = [a for a in range(len(view.shape)) if a not in axes]
-        shape = tuple(node.meta["val"].shape)
-        small = tuple(view.shape[a] for a in kept)
-        strides = row_major(small)
-        pool = Pool(
-            small[:-1], small[-1] if small else 1,
-            tuple((view.shape[a], view.strides[a]) for a in axes), (None,) * len(axes),
-            True, float(math.prod(view.shape[a] for a in axes)),
-            (source_of(view, [view.strides[a] for a in kept[:-1]], view.strides[kept[-1]] if kept else 0),),
-            sink_of(View(self.emitter.work(math.prod(small)), 0, small, strides), strides[:-1], 1),
-        )  # fmt: skip
-        result = View(self.emitter.work(math.prod(small)), 0, shape, row_major(shape))
         self.emitter.step(pool, [view.buffer, result.buffer])
         return result
 

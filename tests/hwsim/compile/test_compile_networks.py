@@ -72,6 +72,15 @@ def test_transformer_agrees(tmp_path, monkeypatch, scheme):
     assert np.abs(found - expected).max() <= 0.02 * np.abs(expected).max()
 
 
+def test_composed_operators_agree(tmp_path, monkeypatch):
+    """Norms and softmax differ by ulps; a code may flip."""
+    monkeypatch.setenv("HWSIM_CACHE", str(tmp_path / "cache"))
+    model, inputs, _ = quantized("composed", "w8a8")
+    found, expected = compiled(tmp_path / "art", model.integer(), inputs)
+    assert np.abs(found - expected).max() <= 0.02 * np.abs(expected).max()
+    assert np.abs(expected).max() > 0.01
+
+
 def test_first_attention_product_is_exact(tmp_path, monkeypatch):
     """Cut after the first product of two activations: no transcendental before it but one layer norm."""
     monkeypatch.setenv("HWSIM_CACHE", str(tmp_path / "cache"))

@@ -65,6 +65,41 @@ class Block(nn.Module):
         return x + self.down(functional.gelu(self.up(self.norm2(x))))
 
 
+class Composed(nn.Module):
+    """What is written from simpler kernels: norms over channels, joins, resizing, reductions, a moved softmax."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 12, 3, padding=1)
+        self.before = nn.BatchNorm2d(24)
+        self.first = nn.Conv2d(24, 12, 1)
+        self.groups, self.whole = nn.GroupNorm(4, 12), nn.GroupNorm(1, 12, affine=False)
+        self.second = nn.Conv2d(12, 10, 3, stride=2, padding=1)
+        self.after, self.head = nn.BatchNorm1d(10), nn.Linear(10, 7)
+        for norm in (self.before, self.after):
+            norm.running_mean.uniform_(-0.5, 0.5)
+            norm.running_var.uniform_(0.5, 2.0)
+            nn.init.uniform_(norm.weight, 0.5, 2.0)
+            nn.init.uniform_(norm.bias, -0.5, 0.5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = self.first(functional.relu(self.before(torch.cat([x, -x], 1))))
+        x = x + self.groups(x) + self.whole(functional.relu(x))
+        pooled = functional.avg_pool2d(x, 3, 2, 1, count_include_pad=False)
+        x = self.second(x + functional.interpolate(pooled, scale_factor=2, mode="nearest"))
+        tokens = x.flatten(2)
+        unit = tokens / tokens.norm(dim=-1, keepdim=True).clamp_min(1e-6).expand_as(tokens)
+        weights = tokens.softmax(1)
+        both = torch.stack([unit, weights], 2)
+        return self.head(self.after((both.sum(2) * tokens).sum(-1)))
+
+
+def composed():
+    torch.manual_seed(0)
+    return Composed().eval(), (torch.zeros(2, 3, 16, 16),)
+
+
 def cnn():
     torch.manual_seed(0)
     return Cnn().eval(), (torch.zeros(2, 3, 32, 32),)
