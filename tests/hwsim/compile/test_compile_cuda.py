@@ -112,7 +112,7 @@ def test_doctor_names_the_device(tmp_path, monkeypatch):
 def test_benchmark_without_a_device_says_so_in_one_line():
     if ctypes.util.find_library("cuda"):
         pytest.skip("this machine has a driver")
-    benchmark = Path(__file__).resolve().parents[3] / "benchmarks" / "kernels" / "cuda.py"
+    benchmark = Path(__file__).resolve().parents[3] / "benchmarks" / "kernels" / "cuda_products.py"
     result = subprocess.run([sys.executable, benchmark], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr.splitlines()) == (
         2,
