@@ -308,7 +308,7 @@ def _with_recipe(
         replace(result.quantized_model(), range_source=samples.source),
         "by recipe",
         str(wanted),
-        {step: dict(values) for step, values in wanted.settings.items()},
+        {step: dict(values) for step, values in result.recipe.settings.items()},
         tuple(asdict(verdict) for verdict in result.verdicts),
     )
 

@@ -16,6 +16,9 @@ from torch import Tensor
 from quant.errors import QuantError
 
 Shrinkage = Literal["none", "layer", "coordinate"]
+BiasPath = Literal["quantized", "local", "float"]
+"""Whose mean error is repaired: all that has come together on the quantized path; what the layer adds to it, float
+against quantized product of the same inputs; or what it adds to float inputs (the authors' form)."""
 BiasAxes = Literal["channel", "groups", "position"]
 """One value a channel (folds into the layer's bias at no cost), one a channel for each of a few groups of positions
 (position_groups.py), or one for every output element of a sample."""

@@ -23,7 +23,13 @@ from quant.expansion import expand
 from quant.first_order import FIRST_ORDERS
 from quant.log_codes import ZeroMode
 from quant.methods.activation_cache import BUDGET, ActivationCache
-from quant.methods.bias_compensation import BiasAxes, MeanErrorAccumulator, Shrinkage, channel_axis
+from quant.methods.bias_compensation import (
+    BiasAxes,
+    BiasPath,
+    MeanErrorAccumulator,
+    Shrinkage,
+    channel_axis,
+)
 from quant.methods.dual_clipping import (
     DualClippingOptions,
     affine_grid,
@@ -75,7 +81,7 @@ class CalibrationOptions:
     gptq: GptqOptions | None = None
     asymmetric: bool = False
     bias: Shrinkage | None = None
-    bias_path: Literal["quantized", "float"] = "quantized"
+    bias_path: BiasPath = "quantized"
     bias_axes: BiasAxes = "channel"
     rows: int = 16384
     """Input rows kept for the second moments of one layer."""
@@ -345,14 +351,16 @@ class _Walk:
         return accumulator
 
     def _outputs(self, product: Product, layer: PlacedLayer) -> Iterator[tuple[Tensor, Tensor]]:
-        """Float and quantized outputs by batch: on the quantized path, or on float inputs (the authors' form)."""
+        """Wanted and quantized outputs by batch (`BiasPath`)."""
         node = product.node
         for exact, quant in zip(self.exact, self.quant, strict=True):
-            output = quant[node]
-            if self.options.bias_path == "float":
+            wanted, output = exact[node], quant[node]
+            if self.options.bias_path == "local":
+                wanted = self.runner.evaluate(node, quant)
+            elif self.options.bias_path == "float":
                 args = quantized_operands(self._arguments(node, exact), product, layer, self.placement)
                 output = node.target(*args)  # type: ignore[operator]
-            yield exact[node], output
+            yield wanted, output
 
     def _with_bias(self, product: Product, layer: PlacedLayer, fitted: Tensor) -> PlacedLayer:
         old = None if product.bias is None else attribute(self.module, product.bias).detach()

@@ -164,6 +164,8 @@ def test_recipe_file_with_settings(place):
     path.write_text("steps: [bc, pipe]\npipe:\n  order: 3\nbc: {shrinkage: none}\n")
     made = run_quantize(request(place, "yaml", scheme="w3a8", recipe=str(path)))
     assert made.record.recipe == "pipe+bc"
+    chosen = made.record.recipe_settings["bc"].pop("path")  # what the referee chose is written down
+    assert chosen in ("quantized", "local")
     assert made.record.recipe_settings == {"pipe": {"order": 3}, "bc": {"shrinkage": "none"}}
     assert [verdict["item"] for verdict in made.record.referee] == ["pipe", "bc"]
     assert {layer.scheme.order for layer in made.model.layers.values()} == {3}

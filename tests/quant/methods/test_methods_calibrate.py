@@ -161,6 +161,29 @@ def test_positional_bias_leaves_no_error_at_any_position_and_fits_one_length():
         integer_model(result.module, result.placement)
 
 
+def test_local_bias_repairs_what_the_layer_itself_adds():
+    """Float against quantized product of the same inputs, those of the quantized path: no mean error is left."""
+    data = batches("pre_norm", 6)
+    options = CalibrationOptions("mse", "mse", bias="none", bias_path="local")
+    result = calibrate(loaded("pre_norm"), assignment("pre_norm", "w3a4"), data, options)
+    runner = GraphRunner(result.module)
+    node = next(node for node, product in runner.products.items() if product.name == "fc2")
+    gaps = []
+    for batch in data:
+        env = runner.feed(batch)
+        with torch.no_grad():
+            runner.run(
+                env,
+                runner.nodes[: runner.nodes.index(node)],
+                result.placement,
+                frozenset(node.all_input_nodes),
+            )
+            gaps.append(runner.evaluate(node, env) - runner.evaluate(node, env, result.placement))
+    error = torch.cat(gaps)
+    assert float(error.mean((0, 1)).abs().max()) < 1e-5
+    assert float(error.abs().max()) > 1e-2
+
+
 def _cut(runner, node, length):
     """The input of a product, shortened to a number of tokens."""
     source = runner.products[node].inputs[0]

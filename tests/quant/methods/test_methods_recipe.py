@@ -99,11 +99,35 @@ def test_held_out_batches_are_never_fitted():
     """Poisoned held-out samples change the verdict, never the fit."""
     data = batches("pre_norm", 5)
     poisoned = [*data[:4], (data[4][0] * 1e3,)]
-    plan, recipe = uniform_assignment(names(), Scheme(4, 8)), Recipe.parse("bc")
+    plan = uniform_assignment(names(), Scheme(4, 8))
+    recipe = Recipe.parse({"steps": ["bc"], "bc": {"path": "quantized"}})
     fits = [
         run_recipe(loaded("pre_norm"), plan, d, recipe, tolerance=1e9).calibrated for d in (data, poisoned)
     ]
     assert torch.equal(fits[0].logits(data[0]), fits[1].logits(data[0]))
+
+
+def test_referee_chooses_the_error_that_biases_repair():
+    data, plan = batches("pre_norm", 5), uniform_assignment(names(), Scheme(3, 4))
+    ask = {
+        path: run_recipe(
+            loaded("pre_norm"),
+            plan,
+            data,
+            Recipe.parse({"steps": ["bc"], "bc": {"path": path}}),
+            tolerance=1e9,
+        )
+        for path in ("auto", "quantized", "local")
+    }
+    after = {path: result.verdicts[0].after for path, result in ask.items()}
+    assert after["quantized"] != after["local"]
+    assert after["auto"] == min(after["quantized"], after["local"])
+    best = min(("quantized", "local"), key=after.__getitem__)
+    assert ask["auto"].recipe.setting("bc", "path") == best
+    with pytest.raises(QuantError, match=r"bc.path: no 'sideways'"):
+        apply_recipe(
+            loaded("pre_norm"), plan, data, Recipe.parse({"steps": ["bc"], "bc": {"path": "sideways"}})
+        )
 
 
 def test_no_holdout_keeps_everything_and_one_batch_needs_it():
