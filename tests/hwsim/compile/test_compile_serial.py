@@ -83,7 +83,7 @@ def test_planes_hold_every_bit(isa, columns):
 
 @pytest.mark.parametrize("isa", SERIAL, ids=lambda i: i.name)
 @pytest.mark.parametrize(("planes", "bits"), [(1, 2), (1, 3), (1, 4), (2, 2)])
-@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 768, 64), (5, 37, 131), (7, 64, 72), (13, 200, 96)])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 768, 64), (13, 200, 131)])
 def test_equals_int64(isa, planes, bits, shape):
     m, k, n = shape
     rng = np.random.default_rng(m * k + n + bits)
