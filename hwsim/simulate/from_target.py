@@ -98,12 +98,14 @@ def _engine(target: Target, index: int, engine: AnyEngine) -> Engine:
 def _float_engine(target: Target) -> list[Engine]:
     """The float path as one more engine, serving only float layers.
 
-    Where depthwise convolutions have an engine of their own, floats run there too, in lanes as wide as they are.
+    Where depthwise convolutions have an engine of their own, floats run there too, in lanes as wide as they are. What
+    each output costs beside its products (bias, clamp, storing) it costs in floats as well.
     """
     path = target.float_path
     if path is None:
         return []
     width = (path.bits, path.bits)
+    main = next((engine for engine in target.engines if "linear" in engine.serves), target.engines[0])
     lanes = next((engine for engine in target.engines if engine.serves == ("depthwise",)), None)
     apart = lanes is not None and (8, 8) in lanes.rates() and "depthwise" in path.serves
     plain = Engine(
@@ -113,6 +115,7 @@ def _float_engine(target: Target) -> list[Engine]:
         rates={width: path.macs_per_cycle},
         tile=(1, max(1, min(16, int(path.macs_per_cycle))), 1),
         efficiency=path.efficiency,
+        output_cycles=main.output_cycles,
         mac_pj={width: target.float_mac_pj},
         is_float=True,
         origin="float_fallback",
@@ -127,6 +130,7 @@ def _float_engine(target: Target) -> list[Engine]:
         rates={width: rate},
         tile=tile,
         efficiency=target.engine_efficiency(lanes),
+        output_cycles=lanes.output_cycles,
     )
     return [plain, own]
 

@@ -16,7 +16,7 @@ GENERATED = ("_build", "reference")
 WRITTEN = [path for path in sorted((ROOT / "docs").rglob("*.md")) if path.parent.name not in GENERATED]
 PAGES = [ROOT / "README.md", *WRITTEN]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
-NOT_RUN = 5
+NOT_RUN = 6
 
 
 @pytest.fixture(scope="session")
