@@ -39,11 +39,12 @@ def test_a_scaled_descriptor_predicts_what_the_calibration_does(networks, name):
     fitted = scaled(target, found)
     for network in networks:
         layers = layer_graph(network).layers
+        # In floats, depthwise products and outputs share an engine's fields, which the factor on floats leaves alone.
         for text in ("w8a8", "fp") if target.float_path is not None else ("w8a8",):
             scheme = Scheme.parse(text)
             expected = found.predict(workload_of(layers, scheme, target)).seconds
             assert prior(fitted).predict(workload_of(layers, scheme, fitted)).seconds == pytest.approx(
-                expected, rel=0.1
+                expected, rel=0.05 if text == "w8a8" else 0.2
             ), (name, network, text)
 
 
