@@ -83,7 +83,11 @@ def main() -> None:
             count, interval = watched(process, whole / CHECKPOINT)
         wanted, draw = digest(whole), np.random.default_rng(0)
         for number in range(args.moments):
-            folder, after, delay = place / str(number), int(draw.integers(1, count - 2)), float(draw.uniform())
+            folder, after, delay = (
+                place / str(number),
+                int(draw.integers(1, count - 2)),
+                float(draw.uniform()),
+            )
             asked = command(folder, data, args.iterations)
             with run(asked) as process:
                 watched(process, folder / CHECKPOINT, after)
