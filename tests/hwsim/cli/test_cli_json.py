@@ -34,6 +34,7 @@ def made(tmp_path_factory):
     rng = np.random.default_rng(0)
     np.savez(out / "data.npz", x=rng.normal(size=(4, 16, 12)).astype("float32"), y=np.arange(4))
     np.savez(out / "input.npz", x=np.zeros((1, 16, 12), "float32"))
+    (out / "measured.csv").write_text(f"network,scheme,latency\n{MODEL},w8a8,1ms\n")
     for arguments in (
         ["plan", "-t", "edge_gpu", "-m", MODEL, "-o", f"{out}/plan"],
         ["plan", "-t", "mcu_m7", "-m", MODEL, "-o", f"{out}/other"],
@@ -60,6 +61,7 @@ COMMANDS = {
     "simulate --compat": "simulate -t edge_tpu --model {model} --compat scalesim",
     "target list": "target list",
     "target show": "target show edge_gpu",
+    "target fit": "target fit edge_gpu --measured {out}/measured.csv -o {out}/fitted.yaml",
     "target validate": "target validate edge_gpu",
     "target schema": "target schema",
     "model list": "model list",
