@@ -35,9 +35,9 @@ needs_vnni = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def registers(tmp_path_factory):
-    """Eight tile registers in C, known to this process."""
+    """Eight tile registers in C, known to this process: once, for of two copies the first would be called."""
     if shutil.which("cc") is None:
         pytest.skip("cc is not installed")
     library = tmp_path_factory.mktemp("tiles") / "tiles.so"
