@@ -83,11 +83,8 @@ def main() -> None:
             count, interval = watched(process, whole / CHECKPOINT)
         wanted, draw = digest(whole), np.random.default_rng(0)
         for number in range(args.moments):
-            folder, after, delay = (
-                place / str(number),
-                int(draw.integers(1, count - 2)),
-                float(draw.uniform()),
-            )
+            folder = place / str(number)
+            after, delay = int(draw.integers(1, count - 2)), float(draw.uniform())
             asked = command(folder, data, args.iterations)
             with run(asked) as process:
                 watched(process, folder / CHECKPOINT, after)

@@ -92,6 +92,17 @@ class Code:
         self.emit(tirx.For(variable, 0, extent, kind, body))
 
     @contextmanager
+    def taps(self, taps: Sequence[tuple[int, int]]) -> Iterator[tuple[Expr, Expr]]:
+        """A loop for each (count, stride) of a kernel window: how far the input moves, and the number of the tap."""
+        with ExitStack() as stack:
+            offset: Expr = 0
+            number: Expr = 0
+            for count, stride in taps:
+                index = stack.enter_context(self.loop(count))
+                offset, number = offset + index * stride, number * count + index
+            yield offset, number
+
+    @contextmanager
     def grid(self, extents: Sequence[int], *, parallel: bool = False) -> Iterator[list[Expr]]:
         """Outer loops, the first over cores if asked; on a graphics processor one thread for each turn."""
         if not self.device:

@@ -66,22 +66,28 @@ class Depthwise:
         """Whether rows of inputs are woven into words."""
         return isa.sums_words and self.activation_dtype == "uint8"
 
+    @property
+    def _groups(self) -> int:
+        """Groups of up to four kernel rows that one word holds."""
+        return -(-self.taps[0][0] // _WORD)
+
+    def _padded(self, isa: Isa) -> int:
+        """Channels of whole vectors."""
+        return -(-self.channels // isa.lanes) * isa.lanes
+
     def packed(self, weights: Array, isa: Isa) -> Array:
         """Weights (terms, taps, channels) as the kernel reads them: woven ones by groups of rows, then columns."""
         if not self.woven(isa):
             return weights
         rows, columns = self.taps[0][0], self.taps[1][0]
-        groups = -(-rows // _WORD)
-        words = np.zeros((self.terms, groups * _WORD, columns, weights.shape[-1]), np.int8)
+        words = np.zeros((self.terms, self._groups * _WORD, columns, weights.shape[-1]), np.int8)
         words[:, :rows] = weights.reshape(self.terms, rows, columns, -1)
-        return words.reshape(self.terms, groups, _WORD, columns, -1).transpose(0, 1, 3, 4, 2)
+        return words.reshape(self.terms, self._groups, _WORD, columns, -1).transpose(0, 1, 3, 4, 2)
 
     def arguments(self, isa: Isa) -> list[tuple[str, int, str]]:
         """Name, elements and dtype of every parameter, in order."""
-        padded = -(-self.channels // isa.lanes) * isa.lanes
-        taps = self.tap_count
-        if self.woven(isa):
-            taps = -(-self.taps[0][0] // _WORD) * _WORD * self.taps[1][0]
+        padded = self._padded(isa)
+        taps = self._groups * _WORD * self.taps[1][0] if self.woven(isa) else self.tap_count
         result = [
             ("activations", self.sizes[0], self.activation_dtype),
             ("weights", self.terms * taps * padded, "int8"),
@@ -103,17 +109,11 @@ class Depthwise:
         for first, count, tile in ((0, tiles, most), (tiles * most, int(left > 0), left)):
             for slots, ragged in ((full, 0), (int(rest > 0), rest)):
                 if count and slots:
-                    with code.grid([images * height, count, slots], parallel=self.parallel) as (
-                        line,
-                        index,
-                        slot,
-                    ):
-                        where = [
-                            tirx.floordiv(line, height),
-                            tirx.floormod(line, height),
-                            first + index * tile,
-                        ]
-                        self._tile(code, isa, buffers, where, (tile, slot if not ragged else full, ragged))
+                    extents = [images * height, count, slots]
+                    with code.grid(extents, parallel=self.parallel) as (line, index, slot):
+                        row = [tirx.floordiv(line, height), tirx.floormod(line, height)]
+                        shape = (tile, slot if not ragged else full, ragged)
+                        self._tile(code, isa, buffers, [*row, first + index * tile], shape)
         return code.function()
 
     def _tile_outputs(self, isa: Isa) -> int:
@@ -130,7 +130,7 @@ class Depthwise:
         """``tile`` neighbouring outputs of one vector of channels."""
         tile, slot, ragged = shape
         lanes, kind = isa.lanes, vector("int32", isa.lanes)
-        padded = -(-self.channels // lanes) * lanes
+        padded = self._padded(isa)
         column = code.bind("c", slot * lanes)
         acc = code.scratch("acc", tile * self.terms, kind)
         for term in range(self.terms):
@@ -152,7 +152,7 @@ class Depthwise:
         """Tap by tap: one widening multiply-add each."""
         (start, column), (acc, tile) = place, sums
         lanes, kind = isa.lanes, vector("int32", isa.lanes)
-        padded = -(-self.channels // lanes) * lanes
+        padded = self._padded(isa)
         (rows, row_stride), (columns, column_stride) = self.taps
         for u in range(rows):
             for v in range(columns):
@@ -179,9 +179,8 @@ class Depthwise:
         """Column by column of the inputs: up to four rows woven, then summed into every output that they touch."""
         (start, column), (acc, tile) = place, sums
         lanes, kind = isa.lanes, vector("int32", isa.lanes)
-        padded = -(-self.channels // lanes) * lanes
+        padded, groups = self._padded(isa), self._groups
         (rows, row_stride), (columns, column_stride) = self.taps
-        groups = -(-rows // _WORD)
         touched: dict[int, list[tuple[int, int]]] = {}
         for i in range(tile):
             for v in range(columns):
@@ -212,7 +211,7 @@ class Depthwise:
         values: list[Any],
     ) -> None:
         column, ragged = place
-        lanes, padded = isa.lanes, -(-self.channels // isa.lanes) * isa.lanes
+        lanes, padded = isa.lanes, self._padded(isa)
         target = self.out_offset + sum(c * s for c, (_, _, s) in zip(where, self.dims, strict=True)) + column
         if self.raw:
             store_lanes(code, buffers["out"], target, code.bind("r", sum(values[1:], values[0])), ragged)

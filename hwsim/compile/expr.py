@@ -123,9 +123,7 @@ class Evaluator:
 
     def _quantize(self, x: Any, scale: Any, zero_point: Any, low: float, high: float) -> Any:
         """The zero point is added after rounding, in whichever type: exact, both are small integers there."""
-        if (
-            self.isa.rounds
-        ):  # far beyond all codes a level no longer fits int32: below it becomes the least one
+        if self.isa.rounds:  # far beyond all codes a level fits no int32: below it becomes the least one
             ratio = self.code.bind("q", tirx.min(tirx.div(x, scale), self.number(2.0**30)))
             whole = nearest(self.isa, ratio) + zero_point.astype(vector("int32", self.lanes))
             return tirx.min(tirx.max(whole, self.number(low, "int32")), self.number(high, "int32"))
@@ -142,9 +140,7 @@ class Evaluator:
         level = octaves * self.number(steps, "int32")
         mantissa = self.code.bind("m", bits & self.number(0x7FFFFF, "int32"))
         for limit in limits:
-            below = (
-                self.number(limit - 1, "int32") - mantissa
-            )  # its sign says whether the threshold is reached
+            below = self.number(limit - 1, "int32") - mantissa  # negative from the threshold on
             level = level + (below >> self.number(31, "int32"))
         return tirx.min(tirx.max(level, self.number(0, "int32")), self.number(levels, "int32"))
 
@@ -185,8 +181,7 @@ class Evaluator:
         high = inside - n * self.number(0.693359375)
         r = self.code.bind("r", high - n * self.number(-2.12194440e-4))
         y = self._horner(r, _EXP) * r * r + r + self.number(1.0)
-        power = (n.astype(vector("int32", self.lanes)) + self.number(127, "int32")) << self.number(
-            23, "int32"
-        )
+        exponent = n.astype(vector("int32", self.lanes)) + self.number(127, "int32")
+        power = exponent << self.number(23, "int32")
         value = y * tirx.reinterpret(vector("float32", self.lanes), power)
         return tirx.Select(x < self.number(-87.3), self.number(0.0), value)

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from hwsim.compile.product import Product
 
 _LINE_BYTES = 64
-_CACHED_BYTES = (
-    400_000  # of activations or outputs: they stay in a second-level cache beside a panel of weights
-)
+_CACHED_BYTES = 400_000  # of activations or outputs: they stay in a level 2 cache beside a panel of weights
 
 
 class ProductCode:
@@ -214,34 +212,23 @@ class ProductCode:
         """All taps and, of each, the weight loads from ``first`` on."""
         product, isa, code = self.product, self.isa, self.code
         vectors, blocks = place.section.vectors, product.blocks(isa)
-        offset: Any = 0
-        tap: Any = 0
-        managers = []
-        for count, stride in product.taps:
-            manager = code.loop(count)
-            index = manager.__enter__()
-            managers.append(manager)
-            offset, tap = offset + index * stride, tap * count + index
-        block_manager = code.loop(blocks - first)
-        block = first + block_manager.__enter__()
-        step_bytes = isa.lanes * isa.depth
-        base = code.bind("b", place.byte + (tap * blocks + block) * (vectors * step_bytes))
-        loads = [
-            code.bind("l", load_weights(isa, self.buffers["weights"], base + v * step_bytes))
-            for v in range(vectors)
-        ]
-        for step in range(product.steps_per_load):
-            weights = [code.bind("u", unpack(load, step, product.packed_bits, step_bytes)) for load in loads]
-            shift = offset + (block * product.steps_per_load + step) * isa.depth
-            for i, start in enumerate(starts):
-                activations = load_activations(isa, self.buffers["activations"], start + shift)
-                activations = code.bind("x", activations)
-                for v in range(vectors):
-                    slot = i * vectors + v
-                    code.store(acc, slot, dot(isa, acc.vload([slot]), activations, weights[v]))
-        block_manager.__exit__(None, None, None)
-        for manager in reversed(managers):
-            manager.__exit__(None, None, None)
+        step_bytes, bits = isa.lanes * isa.depth, product.packed_bits
+        with code.taps(product.taps) as (offset, tap), code.loop(blocks - first) as turn:
+            block = first + turn
+            base = code.bind("b", place.byte + (tap * blocks + block) * (vectors * step_bytes))
+            loads = [
+                code.bind("l", load_weights(isa, self.buffers["weights"], base + v * step_bytes))
+                for v in range(vectors)
+            ]
+            for step in range(product.steps_per_load):
+                weights = [code.bind("u", unpack(load, step, bits, step_bytes)) for load in loads]
+                shift = offset + (block * product.steps_per_load + step) * isa.depth
+                for i, start in enumerate(starts):
+                    activations = load_activations(isa, self.buffers["activations"], start + shift)
+                    activations = code.bind("x", activations)
+                    for v in range(vectors):
+                        slot = i * vectors + v
+                        code.store(acc, slot, dot(isa, acc.vload([slot]), activations, weights[v]))
 
     def _epilogue(self, place: "Place", coordinates: list[list[Any]], acc: Any) -> None:
         product, isa, code = self.product, self.isa, self.code

@@ -7,7 +7,6 @@ product of 8 bytes (`pack`): four columns of 8 bytes are two operands of the ins
 # pyright: basic
 # TVM ships no type stubs for its expression classes.
 
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from hwsim.compile.builder import constant, tirx
@@ -34,16 +33,10 @@ class PairCode(ProductCode):
             for v in range(vectors)
         ]
         self._exchange(pairs)
-        with ExitStack() as stack:
-            offset: Any = 0
-            tap: Any = 0
-            for count, stride in product.taps:
-                index = stack.enter_context(code.loop(count))
-                offset, tap = offset + index * stride, tap * count + index
-            block = first + stack.enter_context(code.loop(product.blocks(self.isa) - first))
-            base = code.bind(
-                "b", place.byte + (tap * product.blocks(self.isa) + block) * (vectors * 2 * _HALF)
-            )
+        blocks = product.blocks(self.isa)
+        with code.taps(product.taps) as (offset, tap), code.loop(blocks - first) as turn:
+            block = first + turn
+            base = code.bind("b", place.byte + (tap * blocks + block) * (vectors * 2 * _HALF))
             halves = [
                 code.bind("l", self.buffers["weights"].vload([base + half * _HALF], "int8x16"))
                 for half in range(2 * vectors)

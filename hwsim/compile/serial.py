@@ -14,7 +14,6 @@ instruction for 4. So it pays while there are few pairs (`isa.Isa.serial_pairs`)
 # pyright: basic
 # TVM ships no type stubs for its expression classes.
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -89,13 +88,7 @@ def accumulate(
         if power < bits + planes - 2:
             double()
         for i in range(max(0, power - planes + 1), min(bits, power + 1)):
-            with ExitStack() as stack:
-                offset: Any = 0
-                tap: Any = 0
-                for count, stride in product.taps:
-                    index = stack.enter_context(code.loop(count))
-                    offset, tap = offset + index * stride, tap * count + index
-                block = stack.enter_context(code.loop(blocks))
+            with code.taps(product.taps) as (offset, tap), code.loop(blocks) as block:
                 first = code.bind("b", panel + ((tap * blocks + block) * bits + i) * (vectors * lanes))
                 loads = [
                     code.bind("l", buffers["weights"].vload([first + v * lanes], kind))

@@ -11,7 +11,6 @@ Tile registers hold what `ldtilecfg` says; a process asks the system for them fi
 # pyright: basic
 # TVM ships no type stubs for its expression classes.
 
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from hwsim.compile.builder import Code, tirx, vector
@@ -96,13 +95,7 @@ class TileCode(ProductCode):
         tiles = [(i, j) for i in range(tall) for j in range(wide)]
         for i, j in tiles:
             instruction(code, "tilezero", _SUMS + 2 * i + j)
-        with ExitStack() as stack:
-            offset: Any = 0
-            tap: Any = 0
-            for count, stride in product.taps:
-                index = stack.enter_context(code.loop(count))
-                offset, tap = offset + index * stride, tap * count + index
-            turn = stack.enter_context(code.loop(product.run // _BYTES))
+        with code.taps(product.taps) as (offset, tap), code.loop(product.run // _BYTES) as turn:
             for i in range(tall):
                 place_of_rows = start + i * _ROWS * pitch + offset + turn * _BYTES
                 rows = address(self.buffers["activations"], place_of_rows)

@@ -16,7 +16,7 @@ pytest.importorskip("tvm")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from test_compile_networks import quantized
-from test_compile_product import gemm
+from test_compile_product import assert_terms_add_up, gemm
 
 from hwsim.compile import build, tiles
 from hwsim.compile.builder import tirx
@@ -87,15 +87,7 @@ def test_extremes_do_not_saturate(emulated, code):
 @needs_vnni
 def test_expansion_terms(emulated):
     """Later terms in windows: sums of one row meet in the epilogue as everywhere."""
-    rng = np.random.default_rng(0)
-    m, k, n = 40, 136, 100
-    a = rng.integers(0, 256, (m, k), dtype=np.uint8)
-    rows = [np.arange(n), np.sort(rng.permutation(n)[: n // 2]), np.arange(16, 32)]
-    terms = [rng.integers(-8, 8, (len(r), k)).astype(np.int8) for r in rows]
-    expected = np.zeros((m, n), np.int64)
-    for r, t in zip(rows, terms, strict=True):
-        expected[:, r] += (a.astype(np.int64) - 3) @ t.T.astype(np.int64)
-    assert np.array_equal(gemm(a, terms, rows, 3, emulated), expected)
+    assert_terms_add_up(100, emulated)
 
 
 @needs_vnni
