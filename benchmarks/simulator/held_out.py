@@ -16,7 +16,7 @@ from hwsim.target.schema import Target
 POINTS = 5
 # How far the descriptors of a class may be off, and the noise of its rows. The Hexagon descriptor is mostly guesses,
 # and each of its rows a median of many runs. The microcontroller's is documented; submissions differ (`repeats`).
-TRUSTS = {"dsp_npu": Trust(1.5, 0.06), "mcu": Trust(0.0, 0.2)}
+TRUSTS = {"dsp_npu": Trust(1.5, 0.06), "mcu": Trust(0.0, 0.2), "edge_npu": Trust(0.0, 0.2, speed=0.3, workload=0.3)}
 
 
 @dataclass(frozen=True)

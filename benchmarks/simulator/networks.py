@@ -166,3 +166,42 @@ def bert_large() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
         hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
     )
     return BertModel(config, add_pooling_layer=False).eval(), (torch.zeros(1, 384, dtype=torch.long),)
+
+
+def _deployed(name: str, size: int = 224) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """A network as it is deployed: branches that only training needs are merged into one convolution."""
+    import timm
+    from timm.utils.model import reparameterize_model
+
+    module = reparameterize_model(timm.create_model(name, pretrained=False).eval())
+    return module.eval(), (torch.zeros(1, 3, size, size),)
+
+
+def fastvit_sa12() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """FastViT-SA12 with merged branches on 224 x 224, as Hailo's table has it."""
+    return _deployed("fastvit_sa12")
+
+
+def repvgg_a2() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """RepVGG-A2 with merged branches."""
+    return _deployed("repvgg_a2")
+
+
+def repghost_2_0x() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """RepGhostNet 2.0x with merged branches."""
+    return _deployed("repghostnet_200")
+
+
+def levit128() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """LeViT-128 with its batch norms in the products before them."""
+    return _deployed("levit_128")
+
+
+def levit256() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """LeViT-256 with its batch norms in the products before them."""
+    return _deployed("levit_256")
+
+
+def efficientnet_lite3_280() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """EfficientNet-Lite3 on 280 x 280, as Hailo's table has it."""
+    return _deployed("efficientnet_lite3", size=280)

@@ -18,17 +18,18 @@ import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.simulator.hailo import batched, hailo_rows  # noqa: E402
 from benchmarks.simulator.held_out import TRUSTS, Row, predictions, repeats  # noqa: E402
 from benchmarks.simulator.published import coral_rows, nvidia_rows  # noqa: E402
 from benchmarks.simulator.tables import markdown, write  # noqa: E402
-from hwsim.model.graph import Layer, LayerGraph  # noqa: E402
+from hwsim.model.graph import LayerGraph  # noqa: E402
 from hwsim.simulate.calibration import (  # noqa: E402
     Point,
     Workload,
@@ -48,11 +49,14 @@ NETWORKS = {
     "resnet18": "resnet18", "resnet50": "resnet50", "mobilenet_v2": "mobilenet_v2", "regnet": "timm:regnetx_032",
     "googlenet": "googlenet", "squeezenet1_1": "squeezenet1_1", "ic": "ic", "kws": "kws", "ad": "ad",
     "resnet_v1_18": "resnet18", "resnet_v1_50": "resnet50", "mobilenet_v1": "timm:mobilenetv1_100",
-    "mobilenet_v2_1.4": "timm:mobilenetv2_140", "regnetx_800mf": "timm:regnetx_008", "repvgg_a2": "timm:repvgg_a2",
+    "mobilenet_v2_1.4": "timm:mobilenetv2_140", "regnetx_800mf": "timm:regnetx_008", "repvgg_a2": "repvgg_a2",
     "resnext50_32x4d": "timm:resnext50_32x4d", "deit_tiny": "timm:deit_tiny_patch16_224",
     "deit_base": "timm:deit_base_patch16_224", "swin_small": "timm:swin_small_patch4_window7_224",
-    "poolformer_s12": "timm:poolformer_s12", "fastvit_sa12": "timm:fastvit_sa12",
-    "repghost_2_0x": "timm:repghostnet_200", "retinanet": "retinanet", "bert_large": "bert_large",
+    "poolformer_s12": "timm:poolformer_s12", "fastvit_sa12": "fastvit_sa12",
+    "repghost_2_0x": "repghost_2_0x", "efficientnet_lite1": "timm:efficientnet_lite1",
+    "efficientnet_lite3": "efficientnet_lite3_280", "efficientnet_m": "timm:efficientnet_em",
+    "efficientnet_l": "timm:efficientnet_el", "levit128": "levit128", "levit256": "levit256",
+    "nextvit_base": "timm:nextvit_base", "retinanet": "retinanet", "bert_large": "bert_large",
     "resnet50_299": "resnet50_299", "resnet152_299": "resnet152_299", "inception_v4": "timm:inception_v4",
     "inception_resnet_v2": "timm:inception_resnet_v2", "densenet": "timm:densenet121", "vgg16": "timm:vgg16",
     "vgg19": "timm:vgg19", "efficientnet_es": "timm:efficientnet_es", "efficientnet_em": "timm:efficientnet_em",
@@ -85,7 +89,12 @@ def load_of(network: str, scheme: str, target: Target, images: int = 1) -> tuple
         layers = graph_of(network).layers
         if images > 1:
             layers = tuple(batched(layer, images) for layer in layers)
-        load = workload_of(layers, SCHEMES[scheme], target, f"{network} {scheme}")
+        load = workload_of(
+            layers,
+            SCHEMES[scheme],
+            target,
+            f"{network} {scheme}" + (f", batch {images}" if images > 1 else ""),
+        )
         LOADS[key] = load, parts_of(layers, SCHEMES[scheme], target, load)
     return LOADS[key]
 
@@ -137,50 +146,9 @@ def tiny_rows() -> Iterable[Row]:
         yield Row(device, f"mcu {core}", row["benchmark"], load, target, own, 1 / float(row["result"]), parts)
 
 
-HAILO = {  # TOPS, on-chip bytes for weights (guess: the largest network that still runs without reloading), GB/s of
-    # four and two lanes of PCIe 3.0, or of LPDDR4 (recalled, unverified)
-    "HAILO8": (26, 26e6, 3.9), "HAILO8L": (13, 12e6, 1.97), "HAILO10H": (20, 6e6, 17.0), "HAILO15H": (20, 6e6, 17.0),
-    "HAILO15L": (7, 6e6, 17.0),
-}  # fmt: skip
-
-
-def hailo_rows() -> Iterable[Row]:
-    """Hailo model zoo at batch 8: seconds an image."""
-    for row in table("hailo_classification.csv"):
-        if row["model"] not in NETWORKS or not row["fps_batch8"] or not row["input"].startswith("224"):
-            continue
-        target = hailo(row["device"])
-        load, parts = load_of(row["model"], "w8a8", target, 8)
-        seconds = 8 / float(row["fps_batch8"])
-        yield Row(f"{row['device']}, batch 8", "edge_npu", row["model"], load, target, True, seconds, parts)
-
-
-def batched(layer: Layer, images: int) -> Layer:
-    """The same layer on several images."""
-    grown = {"batch": layer.batch * images} if layer.kind == "matmul" else {"m": layer.m * images}
-    shapes = tuple((images * shape[0], *shape[1:]) if shape else shape for shape in layer.input_shapes)
-    return replace(
-        layer, **grown, elements=layer.elements * images, macs=layer.macs * images, input_shapes=shapes
-    )
-
-
-@cache
-def hailo(name: str) -> Target:
-    """A few published numbers of a Hailo part; activations flow from layer to layer on the chip."""
-    tops, weights, gigabytes = HAILO[name]
-    return Target.model_validate(
-        {
-            "schema_version": 1, "name": name.lower(), "class": "edge_npu", "clock_hz": 400e6, "units": 1,
-            "engines": [{"macs_per_cycle": tops * 1e12 / 2 / 400e6, "tile": {"m": 1, "n": 8, "k": 8}}],
-            "memories": [
-                {"name": "flow", "bytes": 1e9, "holds": ["activations", "partial_sums"]},
-                {"name": "sram", "bytes": weights, "holds": ["weights"]},
-                {"name": "host", "bandwidth": gigabytes * 1e9},
-            ],
-            "vector": {"elements_per_cycle": 1024},
-            "launch": {"per_layer": "1 us", "per_inference": "30 us"}, "power_w": 2.5,
-        }
-    )  # fmt: skip
+def hailo() -> Iterable[Row]:
+    """Hailo's processors."""
+    return hailo_rows(table("hailo_classification.csv"), NETWORKS, load_of)
 
 
 def nvidia() -> Iterable[Row]:
@@ -283,7 +251,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     import benchmarks.simulator.networks  # noqa: F401
 
-    rows = [row for source in (hexagon_rows, tiny_rows, hailo_rows, nvidia, coral) for row in source()]
+    rows = [row for source in (hexagon_rows, tiny_rows, hailo, nvidia, coral) for row in source()]
     scores = scores_of(rows)
     by_class: dict[str, list[Score]] = defaultdict(list)
     for found in scores.values():

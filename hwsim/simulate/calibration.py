@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from hwsim.simulate.cost import layer_costs, machine_of
 from hwsim.simulate.launches import starts_of
 from hwsim.simulate.machine import Machine
-from hwsim.simulate.pricing import PRODUCT_KINDS
+from hwsim.simulate.placement import peak_live_elements, place
+from hwsim.simulate.pricing import PRODUCT_KINDS, stored_weight_bits, weight_elements
 from hwsim.simulate.vector import vector_costs
 from quant.scheme import Scheme
 
@@ -47,13 +48,15 @@ FLOOR = 1e-9
 class Workload:
     """One network in one scheme on one device: seconds of compute and memory of each layer, and launches.
 
+    Setting up the operators of contexts that take turns counts as so many launches.
+
     ``vector`` marks the layers that are no products.
     """
 
     name: str
     compute: NDArray[np.float64]
     memory: NDArray[np.float64]
-    launches: int
+    launches: float
     is_float: bool
     is_wide: bool
     vector: NDArray[np.bool_]
@@ -114,16 +117,21 @@ def workload_of(
         best = min(wanted, key=lambda option: option.cycles)
         compute.append(best.compute_cycles)
         memory.append(best.memory_cycles)
-    for cost in vector_costs(layers, machine, act_bits=scheme.act_bits or machine.float_bits):
+    act_bits, starts = scheme.act_bits or machine.float_bits, starts_of(layers, machine)
+    weights = sum(map(weight_elements, products)) * stored_weight_bits(machine, scheme) / 8
+    live = peak_live_elements(layers) * machine.stored_bits(act_bits) / 8
+    placement = place(machine, weights, live, starts.fit)
+    for cost in vector_costs(layers, machine, act_bits=act_bits, placement=placement):
         compute.append(cost.compute_cycles)
         memory.append(cost.traffic_bytes / machine.levels[cost.home].bytes_per_cycle)
+    starting = sum(starts.cycles(layer, placement.swapped) for layer in layers)
     seconds = 1 / machine.clock_hz
     wide = scheme.act_bits is not None and scheme.act_bits > 8
     return Workload(
         name,
         np.array(compute) * seconds,
         np.array(memory) * seconds,
-        len(starts_of(layers, machine).paid),
+        starting / max(FLOOR * machine.clock_hz, machine.launch_cycles),
         scheme.is_float,
         wide,
         np.arange(len(compute)) >= len(products),

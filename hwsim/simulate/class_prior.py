@@ -50,10 +50,16 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Trust:
-    """How far a class's descriptor may be off (spread of the logarithm of a part), and the noise of one row."""
+    """How far a class's descriptor may be off (spread of the logarithm of a part), and the noise of one row.
+
+    ``speed`` is how far a device may be off as a whole: little where its peak and bandwidths are known. ``workload`` is
+    how far a workload may be off the model on all devices of the class alike.
+    """
 
     scale: float
     noise: float
+    speed: float = SPEED_SPREAD
+    workload: float = WORKLOAD_SPREAD
 
 
 @dataclass(frozen=True)
@@ -125,11 +131,11 @@ class ClassModel:
         By how much a workload misses the model is known in part where other devices have run it.
         """
         logarithm, slope = _latency(self.common + self.devices[device], parts)
-        between, within = _common_prior(self.trust), _device_prior()
+        between, within = _common_prior(self.trust), _device_prior(self.trust)
         own = np.array([row.device == device for row in self.rows])
-        effect = WORKLOAD_SPREAD**2 * np.array([row.parts.name == parts.name for row in self.rows])
+        effect = self.trust.workload**2 * np.array([row.parts.name == parts.name for row in self.rows])
         known = self.slopes @ (between @ slope) + own * (self.slopes @ (within @ slope)) + effect
-        unknown = WORKLOAD_SPREAD if effect.any() else UNSEEN_SPREAD
+        unknown = self.trust.workload if effect.any() else max(UNSEEN_SPREAD, self.trust.workload)
         left = (
             slope @ (between + within) @ slope + unknown**2 - known @ np.linalg.solve(self.covariance, known)
         )
@@ -146,7 +152,7 @@ def learn(rows: Sequence[Measured], trust: Trust) -> ClassModel:
     loads = [row.parts.name for row in rows]
     same_load = np.array([[a == b for a in loads] for b in loads], float)
     wanted = np.log([row.seconds for row in rows])
-    between, within = _common_prior(trust), _device_prior()
+    between, within = _common_prior(trust), _device_prior(trust)
     common, own = np.zeros(COUNT + 2), np.zeros((len(names), COUNT + 2))
     for index, name in enumerate(names):
         mine = [row for row in rows if row.device == name]
@@ -158,7 +164,7 @@ def learn(rows: Sequence[Measured], trust: Trust) -> ClassModel:
         found = [_latency(common + own[i], row.parts) for i, row in zip(position, rows, strict=True)]
         logarithms, slopes = np.array([f for f, _ in found]), np.array([s for _, s in found])
         covariance = slopes @ between @ slopes.T + same_device * (slopes @ within @ slopes.T)
-        covariance += WORKLOAD_SPREAD**2 * same_load + np.diag(trust.noise**2 * weights)
+        covariance += trust.workload**2 * same_load + np.diag(trust.noise**2 * weights)
         linear = wanted - logarithms + slopes @ common + (slopes * own[position]).sum(1)
         solved = np.linalg.solve(covariance, linear)
         step = between @ (slopes.T @ solved) - common
@@ -197,8 +203,8 @@ def _common_prior(trust: Trust) -> NDArray[np.float64]:
     return covariance
 
 
-def _device_prior() -> NDArray[np.float64]:
+def _device_prior(trust: Trust) -> NDArray[np.float64]:
     """Covariance of a device's logarithms about its class."""
     diagonal = np.full(COUNT + 2, DEVICE_SPREAD**2)
-    diagonal[-2:] = DEVICE_WIDE_SPREAD**2, SPEED_SPREAD**2
+    diagonal[-2:] = DEVICE_WIDE_SPREAD**2, trust.speed**2
     return np.diag(diagonal)

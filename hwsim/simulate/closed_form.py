@@ -201,13 +201,13 @@ def _price_on(
     elif way == col.WAY_TERMS:
         used = min(units, count)
     result[col.R_UNITS] = used
-    _price_memory(units, point, shape, engine, levels, constants[4] > 0, result, stream)
-    result[col.R_LAUNCH] = constants[1] * point[col.P_LAUNCHES]
+    _price_memory(units, point, shape, engine, levels, constants[3] > 0, result, stream)
+    result[col.R_LAUNCH] = point[col.P_START]
     fixed = result[col.R_LAUNCH]
     if used > 1:
-        fixed += constants[2]
+        fixed += constants[1]
     if way == col.WAY_TERMS:
-        fixed += shape[col.D_OUTPUTS] * (count - 1) / constants[3]
+        fixed += shape[col.D_OUTPUTS] * (count - 1) / constants[2]
     running = result[col.R_RUNNING]
     result[col.R_FIXED], result[col.R_CYCLES] = fixed, running + fixed
     if fixed > running:
@@ -226,7 +226,7 @@ def _search_units(
     for units in range(int(constants[0]) - 1, 1, -1):
         trial[:] = 0.0
         _price_compute(point, shape, terms, engine, units, trial, orders)
-        if trial[col.R_COMPUTE] + result[col.R_LAUNCH] + constants[2] >= result[col.R_CYCLES]:
+        if trial[col.R_COMPUTE] + result[col.R_LAUNCH] + constants[1] >= result[col.R_CYCLES]:
             continue
         _price_on(units, point, shape, terms, engine, levels, constants, trial, stream)
         if trial[col.R_CYCLES] < result[col.R_CYCLES] * (1 - 1e-9):
@@ -246,7 +246,7 @@ def price_options(
 ) -> None:
     """Fill ``results`` and ``orders``, a row a point.
 
-    ``constants``: units, launch, sync, additions a cycle, whether weights are fetched ahead.
+    ``constants``: units, sync, additions a cycle, whether weights are fetched ahead.
     """
     units = int(constants[0])
     stream, trial = np.zeros(col.STREAM_COLUMNS), np.zeros(col.RESULT_COLUMNS)

@@ -15,10 +15,10 @@ MAX_LEVELS = 9
 # inputs are those that no other layer leaves quantized.
 D_BATCH, D_GROUPS, D_M, D_N, D_K, D_WINDOW, D_INPUTS, D_OUTPUTS, D_PREPARED, DIM_COLUMNS = range(10)
 
-# Points: how a product is run. Homes are indices of memories, scales are bytes of scale a row and term, launches are 1
-# or, where another operator's start hides this one's, 0.
+# Points: how a product is run. Homes are indices of memories, scales are bytes of scale a row and term, the start is in
+# cycles, 0 where another operator's hides it.
 P_DIMS, P_ENGINE, P_WAY, P_TERMS, P_INPUT_BITS, P_OUTPUT_BITS, P_WEIGHT_HOME, P_ACT_HOME = range(8)
-P_SCALES, P_RESIDENT, P_LANES, P_LAUNCHES, POINT_COLUMNS = range(8, 13)
+P_SCALES, P_RESIDENT, P_LANES, P_START, POINT_COLUMNS = range(8, 13)
 WAY_SINGLE, WAY_ROWS, WAY_TERMS = range(3)
 
 # Terms of an expansion: output rows, groups, inner columns, stored bits, MACs a cycle, pJ a MAC.

@@ -101,8 +101,8 @@ def layer_costs(
     rows: dict[tuple[object, ...], tuple[int, int]] = {}
     keys: list[tuple[object, ...]] = []
     for layer, schemes in zip(layers, schemes_per_layer, strict=True):
-        starts = layer.name in builder.starts.paid
-        key = (*shape_key(layer), builder.prepared.get(layer.name, 0), starts, tuple(schemes))
+        start = builder.starts.cycles(layer, True)
+        key = (*shape_key(layer), builder.prepared.get(layer.name, 0), start, tuple(schemes))
         keys.append(key)
         if key not in rows:
             start = len(builder.points)
@@ -152,8 +152,8 @@ class _Options:
         home = self._placement(scheme, act_bits)
         for way, code in WAY_CODES.items():
             if allowed_way(self.machine, way, len(terms)):
-                starts = layer.name in self.starts.paid
-                row = point_row(self.machine, layer, scheme, act_bits, len(terms), home, starts)
+                start = self.starts.cycles(layer, home.swapped)
+                row = point_row(self.machine, layer, scheme, act_bits, len(terms), home, start)
                 self.points.append((len(self.dims) - 1, index, code, *row))
                 self.terms.append(terms)
                 self.labels.append((scheme, engine.name, way, bops))
@@ -165,7 +165,7 @@ class _Options:
         key = (stored, act_bits)
         if key not in self.placements:
             live = self.peak_elements * self.machine.stored_bits(act_bits) / 8
-            self.placements[key] = place(self.machine, self.weights * stored / 8, live)
+            self.placements[key] = place(self.machine, self.weights * stored / 8, live, self.starts.fit)
         return self.placements[key]
 
     def solve(self) -> list[OptionCost]:

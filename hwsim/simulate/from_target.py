@@ -2,13 +2,15 @@
 
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 from hwsim.simulate.machine import Engine, EngineKind, Level, Machine
 from hwsim.target.engines import AnyEngine
 from hwsim.target.parts import FUSED_KINDS, VECTOR_KINDS
 from hwsim.target.schema import Target
 
-# Accelerators that a compiler programs ahead fetch the next layer's weights early; kernels of a CPU or GPU do not.
+# Accelerators that a compiler programs ahead fetch the next layer's weights early; kernels of a CPU or GPU do
+# not, and a context runs when it is loaded.
 PREFETCHING_CLASSES = frozenset({"mcu_npu", "edge_tpu", "edge_npu", "dsp_npu", "fpga", "asic"})
 KINDS: dict[str, EngineKind] = {
     "simd": "simd",
@@ -56,17 +58,29 @@ def _machine(sha256: str, held: _Held) -> Machine:
         vector_pj=target.vector_pj,
         launch_cycles=target.layer_launch_cycles,
         overlaps_launches=target.launch.overlaps,
+        **_contexts(target),
         sync_cycles=target.sync_cycles,
         invocation_cycles=target.inference_launch_cycles,
         link_bytes_per_cycle=link_cycles[0],
         link_latency_cycles=link_cycles[1],
         static_w=target.static_w,
         independent=target.units.independent,
-        prefetch=target.device_class in PREFETCHING_CLASSES,
+        prefetch=target.device_class in PREFETCHING_CLASSES and target.contexts is None,
         dense_packing=target.packing == "dense",
         float_bits=target.float_path.bits if target.float_path else 32,
         provenance=dict(target.provenance()),
     )
+
+
+def _contexts(target: Target) -> dict[str, Any]:
+    contexts = target.contexts
+    if contexts is None:
+        return {}
+    return {
+        "context_operators": contexts.operators,
+        "context_load_cycles": contexts.load.at(target.clock_hz),
+        "operator_parts": {str(kind): count for kind, count in contexts.parts.items()},
+    }
 
 
 def _engine(target: Target, index: int, engine: AnyEngine) -> Engine:

@@ -1,8 +1,12 @@
-"""Which operators pay for being started.
+"""Which operators pay for being started, and for being set up anew.
 
 Fused work never does. A stack that starts operators one after the other pays for each of the others; one whose
 compiled schedule starts operators together that do not wait for each other (``launch.overlaps``) pays for those on the
 longest path alone: the branches of an inception block, or a residual's shortcut, hide behind the longest of them.
+
+A dataflow device (``contexts``) lays all operators side by side once. A network that does not fit is cut in contexts
+that take turns, and in each inference every operator is set up again; a batch passes a context before the next one
+comes, so it pays once.
 """
 
 from collections.abc import Sequence
@@ -17,17 +21,42 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Starts:
-    """Names of the layers that others do on their way out, and of those whose start is paid."""
+    """Names of the layers that others do on their way out, and of those whose start is paid.
+
+    ``laid_out`` counts the operators that a dataflow device needs room for.
+    """
 
     fused: frozenset[str]
     paid: frozenset[str]
+    machine: Machine
+    laid_out: int = 0
+
+    @property
+    def fit(self) -> bool:
+        """Whether a dataflow device has room for all operators at once."""
+        return self.laid_out <= self.machine.context_operators
+
+    def cycles(self, layer: "Layer", swapped: bool) -> float:
+        """What the start of a layer costs; ``swapped``: the contexts of the network take turns."""
+        own = self.machine.launch_cycles if layer.name in self.paid else 0.0
+        if swapped and layer.name not in self.fused:
+            own += self.machine.context_load_cycles * operators(layer, self.machine)
+        return own
+
+
+def operators(layer: "Layer", machine: Machine) -> int:
+    """As how many operators a dataflow compiler lays out a layer."""
+    return machine.operator_parts.get(layer.kind, 1)
 
 
 def starts_of(layers: "Sequence[Layer]", machine: Machine) -> Starts:
     """What of a network is fused, and what is paid for being started."""
     fused = _fused(layers, machine)
     alone = {layer.name for layer in layers} - fused
-    return Starts(fused, frozenset(_longest_path(layers, alone) if machine.overlaps_launches else alone))
+    paid = frozenset(_longest_path(layers, alone) if machine.overlaps_launches else alone)
+    return Starts(
+        fused, paid, machine, sum(operators(layer, machine) for layer in layers if layer.name in alone)
+    )
 
 
 def _fused(layers: "Sequence[Layer]", machine: Machine) -> frozenset[str]:

@@ -4,6 +4,7 @@
 (a SCALE-Sim array, a ZigZag accelerator). Levels go from the engine outwards; the last is main memory.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -82,6 +83,9 @@ class Machine:
     vector_pj: float = 0.0
     launch_cycles: float = 0.0
     overlaps_launches: bool = False
+    context_operators: float = float("inf")
+    context_load_cycles: float = 0.0
+    operator_parts: dict[str, int] = field(default_factory=dict[str, int])
     sync_cycles: float = 0.0
     static_w: float = 0.0
     invocation_cycles: float = 0.0
@@ -107,6 +111,11 @@ class Machine:
             row[col.E_PADS_WINDOW] = float(engine.pads_window)
             row[col.E_PER_OUTPUT], row[col.E_PER_INPUT] = engine.output_cycles, engine.input_cycles
         return table
+
+    @property
+    def has_contexts(self) -> bool:
+        """Whether networks that do not fit are cut in contexts that take turns."""
+        return math.isfinite(self.context_operators)
 
     @property
     def static_pj_per_cycle(self) -> float:

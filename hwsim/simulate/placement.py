@@ -14,19 +14,24 @@ if TYPE_CHECKING:
 class Placement(NamedTuple):
     """Index of the memory that is home to the weights and to the activations.
 
-    ``resident`` is the share of the weights that stays on the device although a host link is their home.
+    ``resident`` is the share of the weights that stays on the device although a host link is their home. ``swapped``:
+    a dataflow device has no room for the whole network, so its contexts take turns and nothing stays.
     """
 
     weights: int
     activations: int
     resident: float = 0.0
+    swapped: bool = False
 
 
-def place(machine: Machine, weight_bytes: float, activation_bytes: float) -> Placement:
+def place(
+    machine: Machine, weight_bytes: float, activation_bytes: float, operators_fit: bool = True
+) -> Placement:
     """Innermost memory that holds all activations at their peak, then all weights beside them.
 
     A unit's private memory is home to nothing: tensors that all units read lie in a shared one, and the answer
-    must not change when units are added. Weights that fit stay there from one inference to the next.
+    must not change when units are added. Weights that fit stay there from one inference to the next, unless the
+    operators that read them do not (`launches.Starts.fit`).
     """
     levels = machine.levels
     free = [level.capacity if level.shared or level is levels[-1] else 0.0 for level in levels]
@@ -34,7 +39,10 @@ def place(machine: Machine, weight_bytes: float, activation_bytes: float) -> Pla
     for_weights = [i for i, level in enumerate(levels) if level.holds_weights]
     activations = next((i for i in for_activations if activation_bytes <= free[i]), for_activations[-1])
     free[activations] = max(0.0, free[activations] - activation_bytes)
-    weights = next((i for i in for_weights if weight_bytes <= free[i]), for_weights[-1])
+    outermost = for_weights[-1]
+    weights = next((i for i in for_weights if operators_fit and weight_bytes <= free[i]), outermost)
+    if machine.has_contexts:
+        return Placement(weights, activations, 0.0, weights == outermost)
     resident = 0.0
     if levels[weights].origin == "host_link":
         resident = max(free[i] for i in for_weights if i != weights) / max(weight_bytes, 1.0)

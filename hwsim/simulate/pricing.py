@@ -132,13 +132,13 @@ def point_row(
     act_bits: int,
     terms: int,
     home: Placement,
-    launches: bool = True,
+    start: float = 0.0,
 ) -> tuple[float, ...]:
     """A row of the table of points, from its fourth column on."""
     stored = machine.stored_bits(act_bits)
     lanes = scheme.predictors + 1 if scheme.predictors > 1 else 1
     scales = SCALE_BYTES if layer.kind != "matmul" and not scheme.is_float else 0.0
-    return (terms, stored, stored, home.weights, home.activations, scales, home.resident, lanes, launches)
+    return (terms, stored, stored, home.weights, home.activations, scales, home.resident, lanes, start)
 
 
 def dims_row(layer: "Layer", prepared: int = 0) -> tuple[int, ...]:
@@ -214,7 +214,6 @@ def price_points(
     constants = np.array(
         [
             machine.units,
-            machine.launch_cycles,
             machine.sync_cycles,
             machine.vector_rates.get("add", 1.0),
             float(machine.prefetch),

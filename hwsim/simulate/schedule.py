@@ -133,8 +133,8 @@ class _Builder:
             name = self.machine.engines[engine].name
             raise UserError(f"plan: engine {name} of {self.machine.name} cannot run {layer.name} in {scheme}")
         self.dims.append(dims_row(layer, self.prepared.get(layer.name, 0)))
-        starts = layer.name in self.starts.paid
-        row = point_row(self.machine, layer, scheme, act_bits, len(terms), self.placement, starts)
+        start = self.starts.cycles(layer, self.placement.swapped)
+        row = point_row(self.machine, layer, scheme, act_bits, len(terms), self.placement, start)
         self.points.append((len(self.dims) - 1, engine, WAY_CODES[way], *row))
         self.terms.append(terms)
         return len(self.points) - 1
@@ -147,9 +147,10 @@ def build_schedule(
     bits = activation_bits(layers, assignments, machine)
     live = live_bytes(layers, [bits[layer.name] / 8 for layer in layers])
     weights = sum(_weight_bytes(layer, assignments, machine) for layer in layers)
-    placement = place(machine, weights, max(live, default=0.0))
+    starts = starts_of(layers, machine)
+    placement = place(machine, weights, max(live, default=0.0), starts.fit)
     prepared = prepared_inputs(layers) if machine.prepares_inputs else {}
-    builder = _Builder(machine, placement, prepared, starts_of(layers, machine))
+    builder = _Builder(machine, placement, prepared, starts)
     lanes = 1 if predictors == 1 else predictors + 1
     for lane in range(lanes):
         for step, layer in enumerate(layers):
@@ -282,8 +283,9 @@ def default_holds(order: int, predictors: int) -> tuple[tuple[int, ...], ...]:
 
 def _add_vector(builder: _Builder, lane: int, step: int, layer: "Layer", bits: int, lanes: int) -> None:
     machine = builder.machine
-    home = builder.placement.activations
-    cost = vector_cost(layer, machine, bits, home, builder.starts, 1 if lanes > 1 else None)
+    starts, placement = builder.starts, builder.placement
+    start, fused = starts.cycles(layer, placement.swapped), layer.name in starts.fused
+    cost = vector_cost(layer, machine, bits, placement.activations, fused, start, 1 if lanes > 1 else None)
     units = tuple(range(cost.units)) if lanes == 1 else (lane,)
     builder.vector_parts.append((lane, step, units, cost))
     builder.sync[lane, step] = machine.sync_cycles if cost.units > 1 and not cost.fused else 0.0
@@ -392,9 +394,8 @@ def product_job(machine: Machine, result: NDArray[np.float64], lane: int, step: 
 
 def vector_job(machine: Machine, cost: VectorCost, lane: int, step: int) -> list[float]:
     """One unit's share of vector work: read, compute, write; each unit gets a copy."""
-    launch = machine.launch_cycles if cost.launches else 0.0
     sharers = representatives(cost.units) if machine.levels[cost.home].shared else cost.units
     moved = cost.traffic_bytes / sharers if cost.home > 0 or len(machine.levels) == 1 else 0.0
     tiles = float(col.STREAM_PARTS)
-    head = [lane, step, 0.0, cost.compute_cycles, launch, cost.home, tiles]
+    head = [lane, step, 0.0, cost.compute_cycles, cost.start_cycles, cost.home, tiles]
     return [*head, moved / 2, 0.0, moved / 2, 1.0, 1.0, 1.0, *([0.0] * col.MAX_LEVELS)]

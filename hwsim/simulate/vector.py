@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hwsim.simulate.launches import Starts, starts_of
+from hwsim.simulate.launches import starts_of
 from hwsim.simulate.machine import Machine
 from hwsim.simulate.placement import Placement, peak_live_elements, place
-from hwsim.simulate.pricing import PRODUCT_KINDS
+from hwsim.simulate.pricing import PRODUCT_KINDS, weight_elements
 
 if TYPE_CHECKING:
     from hwsim.model.graph import Layer
@@ -43,7 +43,7 @@ class VectorCost:
     home: int
     units: int
     fused: bool
-    launches: bool
+    start_cycles: float
 
 
 def vector_costs(
@@ -57,11 +57,14 @@ def vector_costs(
     from hwsim.simulate.cost import machine_of
 
     machine = machine_of(target)
+    starts = starts_of(layers, machine)
     if placement is None:
-        placement = place(machine, 0.0, peak_live_elements(layers) * machine.stored_bits(act_bits) / 8)
-    home, starts = placement.activations, starts_of(layers, machine)
+        weights = sum(weight_elements(layer) for layer in layers if layer.kind in PRODUCT_KINDS)
+        live = peak_live_elements(layers) * machine.stored_bits(act_bits) / 8
+        placement = place(machine, float(weights), live, starts.fit)
+    home, swapped = placement.activations, placement.swapped
     return [
-        vector_cost(layer, machine, act_bits, home, starts)
+        vector_cost(layer, machine, act_bits, home, layer.name in starts.fused, starts.cycles(layer, swapped))
         for layer in layers
         if layer.kind not in PRODUCT_KINDS
     ]
@@ -72,10 +75,11 @@ def vector_cost(
     machine: Machine,
     act_bits: int,
     home: int,
-    starts: Starts,
+    fused: bool,
+    start: float,
     units: int | None = None,
 ) -> VectorCost:
-    """Cost of one operator on at most ``units`` units (default: all).
+    """Cost of one operator on at most ``units`` units (default: all); ``start`` is what its start costs.
 
     Elementwise work that stands alone passes over memory as a copy does, so it is no faster than one.
     """
@@ -84,7 +88,6 @@ def vector_cost(
     rate = machine.vector_rates.get(
         kind, machine.vector_rates.get(layer.kind, machine.vector_rates.get("other", 1.0))
     )
-    fused, paid = layer.name in starts.fused, layer.name in starts.paid
     if not fused and layer.kind in ELEMENTWISE:
         rate = min(rate, machine.vector_rates.get("other", rate))
     in_place = fused and layer.op == "cat"  # the parts are written where the whole lies
@@ -100,12 +103,12 @@ def vector_cost(
     compute = work / used
     fixed = 0.0
     if not fused:
-        fixed = machine.launch_cycles * paid + (machine.sync_cycles if used > 1 else 0.0)
+        fixed = start + (machine.sync_cycles if used > 1 else 0.0)
     cycles = max(compute, memory) + fixed
     energy = layer.elements * machine.vector_pj + moved * level.pj_per_byte
     bound = "launch" if fixed > max(compute, memory) else "compute" if compute >= memory else level.name
     return VectorCost(
-        layer.name, layer.op, cycles, energy, bound, compute, moved, fixed, home, used, fused, paid
+        layer.name, layer.op, cycles, energy, bound, compute, moved, fixed, home, used, fused, start
     )  # fmt: skip
 
 

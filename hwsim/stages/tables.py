@@ -240,15 +240,17 @@ def _ensembles(
     Each network runs its own vector work on one unit; static power is paid once for all of them.
     """
     from hwsim.simulate.cost import machine_of
-    from hwsim.simulate.launches import starts_of
     from hwsim.simulate.vector import vector_cost
 
     if not target.units.independent:
         return []
     machine = machine_of(target)
-    layers, starts = {layer.name: layer for layer in graph.layers}, starts_of(graph.layers, machine)
+    layers = {layer.name: layer for layer in graph.layers}
     alone = [
-        vector_cost(layers[cost.name], machine, VECTOR_BITS, cost.home, starts, units=1) for cost in vectors
+        vector_cost(
+            layers[cost.name], machine, VECTOR_BITS, cost.home, cost.fused, cost.start_cycles, units=1
+        )
+        for cost in vectors
     ]
     fixed_cycles = math.ceil(sum(cost.cycles for cost in alone) + _ends(graph, target))
     combine_cycles = math.ceil(target.sync_cycles)

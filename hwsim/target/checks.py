@@ -12,7 +12,7 @@ Problem = tuple[str, str]
 
 def cross_check(target: TargetDocument) -> list[Problem]:
     """All broken rules, in the order of the file."""
-    return [*_engines(target), *_memories(target), *_energy(target)]
+    return [*_engines(target), *_memories(target), *_contexts(target), *_energy(target)]
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
@@ -74,6 +74,18 @@ def _memories(target: TargetDocument) -> Iterator[Problem]:
     for tensor in ("weights", "activations"):
         if not any(tensor in memory.holds for memory in memories):
             yield "memories", f"no memory holds {tensor}"
+
+
+def _contexts(target: TargetDocument) -> Iterator[Problem]:
+    if target.contexts is None:
+        return
+    carried = target.host_link is not None and "weights" in target.host_link.carries
+    places = sum("weights" in memory.holds for memory in target.memories) + carried
+    if places < 2:
+        yield (
+            "contexts",
+            "needs a memory on the device that holds weights and one outside it to load them from",
+        )
 
 
 def _energy(target: TargetDocument) -> Iterator[Problem]:

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field
 from hwsim.target.engines import Document, Engine
 from hwsim.target.parts import (
     Calibration,
+    Contexts,
     Energy,
     FloatField,
     HostLink,
@@ -69,6 +70,8 @@ class TargetDocument(Document):
     """One barrier over all units: cycles, or a time like ``2 us``."""
     launch: Launch = Launch()
     """What starting a layer and an inference costs."""
+    contexts: Contexts | None = None
+    """What fits on a dataflow device at once; left out, operators run one after the other."""
     software: Software | None = None
     """The kernel library, and what share of the peak it reaches."""
     energy: Energy = Energy()

@@ -93,6 +93,20 @@ class Launch(Document):
     """Operators that do not wait for each other start together: only those on the longest path pay ``per_layer``."""
 
 
+class Contexts(Document):
+    """A dataflow device lays a network's operators side by side; what does not fit is cut in contexts, loaded in turn.
+
+    Weights fit where a memory inside the outermost holds them all.
+    """
+
+    operators: Count
+    """How many operators fit at once."""
+    load: OverheadField
+    """Setting up one operator when its context is loaded, beside the transfer of its weights."""
+    parts: dict[VectorKind, Count] = Field(default_factory=dict)
+    """Kinds that the compiler lays out as several operators: a softmax is a maximum, a difference, an exponential, …"""
+
+
 class Memory(Document):
     """One memory level; they are listed from the engines outwards."""
 

@@ -28,7 +28,7 @@ def drawn(devices, loads, rng):
     misfit = {parts.name: rng.normal(0, class_prior.WORKLOAD_SPREAD) for parts in loads}
     rows = []
     for device in devices:
-        own = rng.multivariate_normal(np.zeros(COUNT + 2), class_prior._device_prior())
+        own = rng.multivariate_normal(np.zeros(COUNT + 2), class_prior._device_prior(TRUST))
         for parts in loads:
             logarithm, _ = class_prior._latency(common + own, parts)
             noise = rng.normal(0, TRUST.noise)
@@ -56,7 +56,7 @@ def test_the_fit_is_where_the_posterior_is_flat(monkeypatch):
     monkeypatch.setattr(class_prior, "ROUNDS", 500)
     model = learn(rows, TRUST)
     common_precision = np.linalg.pinv(class_prior._common_prior(TRUST))
-    device_precision = np.linalg.inv(class_prior._device_prior())
+    device_precision = np.linalg.inv(class_prior._device_prior(TRUST))
 
     def pull(miss):
         return miss / TRUST.noise**2 / (1 + (miss / TRUST.noise) ** 2 / class_prior.DEGREES)

@@ -11,7 +11,7 @@ from hwsim.target.load import descriptor_folder, list_targets, load_target
 from tests.shared_data import shared
 
 NAMES = [
-    "dc_a100", "dc_h100", "dc_l4", "edge_gpu", "edge_tpu", "fpga_int4", "fpga_zu9eg", "hexagon",
+    "dc_a100", "dc_h100", "dc_l4", "edge_gpu", "edge_tpu", "fpga_int4", "fpga_zu9eg", "hailo8", "hexagon",
     "mcu_m55_u55", "mcu_m7", "mobile_cpu", "orin_agx", "riscv_v", "x86_amx", "x86_avx512_vnni",
 ]  # fmt: skip
 
@@ -62,6 +62,7 @@ PEAKS = [
     ("x86_amx", "xeon_8480_amx", "int8"),
     ("edge_tpu", "coral_edge_tpu", "int8"),
     ("mcu_m55_u55", "cortex_m55_ethos_u55_256", "int8"),
+    ("hailo8", "hailo8", "int8"),
     ("hexagon", "hexagon_htp_x_elite", "int8"),
 ]
 # Multiply-accumulates a cycle of one core, where the survey's part has another core count or clock than ours.
@@ -123,7 +124,7 @@ def test_measured_mcu_rate():
 
 @pytest.mark.parametrize(
     ("name", "device"),
-    [pair[:2] for pair in PEAKS if pair[0] != "edge_tpu"] + [("mcu_m7", "cortex_m7_stm32h7a3")],
+    [pair[:2] for pair in PEAKS if pair[0] not in ("edge_tpu", "hailo8")] + [("mcu_m7", "cortex_m7_stm32h7a3")],
 )
 def test_memories_clock_and_units_agree_with_the_survey(name, device):
     target, entry = load_target(name), survey()[device]
@@ -167,7 +168,7 @@ def test_tvm_takes_the_target_dictionary(name):
     tvm_target = pytest.importorskip("tvm.target", reason="TVM is not installed")
     described = load_target(name).tvm
     if described is None:
-        assert name in ("edge_tpu", "fpga_zu9eg", "fpga_int4")
+        assert name in ("edge_tpu", "fpga_zu9eg", "fpga_int4", "hailo8")
         return
     made = tvm_target.Target(dict(described.target))
     assert str(made.kind.name if hasattr(made.kind, "name") else made.kind) == described.target["kind"]
