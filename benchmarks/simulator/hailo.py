@@ -41,8 +41,7 @@ def hailo_rows(table: list[dict[str, str]], networks: dict[str, str], load: Load
             if rate:
                 workload, parts = load(network, "w8a8", target, images)
                 seconds = images / float(rate)
-                own = row["device"] == "HAILO8"
-                yield Row(row["device"], "edge_npu", network, workload, target, own, seconds, parts)
+                yield Row(row["device"], "edge_npu", network, workload, target, True, seconds, parts)
 
 
 @cache

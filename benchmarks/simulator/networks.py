@@ -158,14 +158,18 @@ def retinanet() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
     return _RetinaNet().eval(), (torch.zeros(1, 3, 800, 800),)
 
 
-def bert_large() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
-    """MLPerf Inference's BERT-large on 384 tokens, without its two-column head."""
+def bert_large_256() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """MLPerf Inference's BERT-large without its two-column head, on 256 of 384 tokens.
+
+    NVIDIA's submissions leave the padding out, and a SingleStream result is the ninetieth percentile; that nine of ten
+    of SQuAD's questions with their paragraphs have at most about 256 tokens is recalled, unverified.
+    """
     from transformers import BertConfig, BertModel
 
     config = BertConfig(
         hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
     )
-    return BertModel(config, add_pooling_layer=False).eval(), (torch.zeros(1, 384, dtype=torch.long),)
+    return BertModel(config, add_pooling_layer=False).eval(), (torch.zeros(1, 256, dtype=torch.long),)
 
 
 def _deployed(name: str, size: int = 224) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
@@ -205,3 +209,38 @@ def levit256() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
 def efficientnet_lite3_280() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
     """EfficientNet-Lite3 on 280 x 280, as Hailo's table has it."""
     return _deployed("efficientnet_lite3", size=280)
+
+
+def fastvit_t8() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """FastViT-T8 with merged branches on 256 x 256."""
+    return _deployed("fastvit_t8", size=256)
+
+
+def fastvit_t12() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """FastViT-T12 with merged branches on 256 x 256."""
+    return _deployed("fastvit_t12", size=256)
+
+
+def fastvit_s12() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """FastViT-S12 with merged branches on 256 x 256."""
+    return _deployed("fastvit_s12", size=256)
+
+
+def fastvit_sa24() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """FastViT-SA24 with merged branches on 256 x 256."""
+    return _deployed("fastvit_sa24", size=256)
+
+
+def fastvit_sa36() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """FastViT-SA36 with merged branches on 256 x 256."""
+    return _deployed("fastvit_sa36", size=256)
+
+
+def fastvit_ma36() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """FastViT-MA36 with merged branches on 256 x 256."""
+    return _deployed("fastvit_ma36", size=256)
+
+
+def fastvit_sa12_256() -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """FastViT-SA12 on 256 x 256, as Apple's table has it."""
+    return _deployed("fastvit_sa12", size=256)
