@@ -16,6 +16,8 @@ from torch import Tensor
 
 from quant.errors import QuantError
 
+SMALLEST = 1e-30
+"""Scales below are taken for 0: a row of nothing has codes 0."""
 Granularity = Literal["tensor", "row", "group"]
 LARGEST = {"weights": 8, "activations": 16}
 
@@ -103,7 +105,8 @@ def ternary(value: Tensor, granularity: Granularity = "row", group: int = 0) -> 
     best = (sums.square() / count).argmax(1, keepdim=True)
     scale = sums.gather(1, best)[:, 0] / count[best[:, 0]]
     threshold = ordered.gather(1, best)
-    codes = (torch.sign(folded) * (folded.abs() >= threshold)).to(torch.int32)
+    kept = (folded.abs() >= threshold) & (scale > SMALLEST)[:, None]
+    codes = (torch.sign(folded) * kept).to(torch.int32)
     return Codes(codes, _safe(scale), torch.zeros_like(codes[:, 0]), tuple(value.shape))
 
 
@@ -134,7 +137,7 @@ def logarithmic(value: Tensor, bits: int, steps_per_octave: Literal[1, 2] = 1) -
 
 
 def _safe(scale: Tensor) -> Tensor:
-    return torch.where(scale > 1e-30, scale, torch.ones_like(scale))
+    return torch.where(scale > SMALLEST, scale, torch.ones_like(scale))
 
 
 def _check_bits(bits: int, least: int) -> None:

@@ -22,8 +22,8 @@ class Term:
     """Integer codes of one order and their row scales.
 
     Invariants (`check`): codes are int8 (int16 above 8 bits) of shape (rows kept, columns kept); with b bits
-    they lie in +-(2^(b-1)-1), or are -1/+1 for b = 1; `scale` is float32, finite, not negative, one per row;
-    `rows` / `cols` are int32, strictly increasing, and at most one of them is given.
+    they lie in -2^(b-1) to 2^(b-1)-1, or are -1/+1 for b = 1; `scale` is float32, finite, of either sign, one per
+    row; `rows` / `cols` are int32, strictly increasing, and at most one of them is given.
     """
 
     codes: Tensor
@@ -44,23 +44,18 @@ class Term:
             raise QuantError(f"{where}: codes {tuple(self.codes.shape)} do not match the term's {expected}")
         if self.codes.dtype != (torch.int8 if self.bits <= 8 else torch.int16):
             raise QuantError(f"{where}: codes of {self.bits} bits stored as {self.codes.dtype}")
-        if self.scale.dtype != torch.float32 or not bool(
-            (torch.isfinite(self.scale) & (self.scale >= 0)).all()
-        ):
-            raise QuantError(f"{where}: scales must be finite float32 values of at least 0")
+        if self.scale.dtype != torch.float32 or not bool(torch.isfinite(self.scale).all()):
+            raise QuantError(f"{where}: scales must be finite float32 values")
         self._check_codes(where)
         for index, size in ((self.rows, shape[0]), (self.cols, shape[1])):
             if index is not None:
                 _check_index(index, size, where)
 
     def _check_codes(self, where: str) -> None:
-        peak = 1 if self.bits == 1 else 2 ** (self.bits - 1) - 1
-        values = self.codes.to(torch.int32).abs()
-        wrong = values.numel() > 0 and (
-            int(values.max()) > peak or (self.bits == 1 and int(values.min()) == 0)
-        )
-        if wrong:
-            raise QuantError(f"{where}: a code lies outside the {self.bits}-bit range +-{peak}")
+        low, high = (-1, 1) if self.bits == 1 else (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
+        outside = bool(((self.codes < low) | (self.codes > high)).any())
+        if outside or (self.bits == 1 and bool((self.codes == 0).any())):
+            raise QuantError(f"{where}: a code lies outside the {self.bits}-bit range {low} to {high}")
 
     def dense(self, shape: tuple[int, int]) -> Self:
         """The same term over all rows and columns, zero codes elsewhere (a binary term becomes 2-bit)."""

@@ -52,8 +52,8 @@ def write_network(path: Path, store: Store, network: str) -> None:
             f"Command: `{COMMAND} --networks {network}` (resumable; cells in `cells.jsonl`).",
             f"Top-1 in % of {subject.images} evaluation images, mean ± deviation between seeds (number of seeds); "
             f"{subject.samples} calibration images a seed. Float: {100 * float(store.answers(exact).mean()):.1f}. "
-            "First and last layer at 8 bits, weights symmetric per output channel, one grid an activation tensor. "
-            "An empty place was not measured.",
+            "First and last layer at 8 bits, weights per output channel without a zero point, one grid an activation "
+            "tensor. An empty place was not measured.",
             "Compositions hold a fifth of the batches out; what made those worse was dropped: "
             f"{_dropped(store, network)}.",
             *(f"{method}: {note}." for method, note in NOTES.items() if method in methods),

@@ -42,7 +42,7 @@ class RoundingVariable:
 
     @property
     def limit(self) -> int:
-        """Largest code."""
+        """Codes lie in -limit - 1..limit."""
         return 2 ** (self.terms[-1].bits - 1) - 1
 
     def soft(self) -> Tensor:
@@ -51,12 +51,12 @@ class RoundingVariable:
 
     def soft_weight(self) -> Tensor:
         """Differentiable weight."""
-        codes = (self.floor + self.soft()).clamp(-self.limit, self.limit)
+        codes = (self.floor + self.soft()).clamp(-self.limit - 1, self.limit)
         return (self.fixed + codes * self.scale).reshape(self.shape)
 
     def hard_terms(self) -> tuple[Term, ...]:
         """Terms with the rounding decided: up where alpha >= 0."""
-        codes = (self.floor + (self.alpha.detach() >= 0)).clamp(-self.limit, self.limit)
+        codes = (self.floor + (self.alpha.detach() >= 0)).clamp(-self.limit - 1, self.limit)
         return (*self.terms[:-1], replace(self.terms[-1], codes=codes.to(self.terms[-1].codes.dtype)))
 
 

@@ -280,8 +280,7 @@ class _Walk:
         target = weight
         if options.asymmetric and moments is not None and moments.cross is not None:
             target = asymmetric_target(weight, moments.own, moments.cross)
-        energy = None if moments is None else moments.energy
-        grid = term_grid(target, scheme, options.weight_scales, energy)
+        grid = term_grid(target, scheme, options.weight_scales, None if moments is None else moments.own)
         if options.gptq is not None and moments is not None:
             codes = gptq(target, moments.own, grid, options.gptq).codes
         else:
@@ -296,13 +295,8 @@ class _Walk:
             x = quant[source]
             if layer.inputs[0] is not None:
                 x = fake_activation(x, self.placement.activations[layer.inputs[0]])
-            own = input_rows(x, product, share)
-            if self.options.gptq is None:
-                moments.update_energy(own)
-                continue
-            moments.update(
-                own, input_rows(exact[source], product, share) if self.options.asymmetric else None
-            )
+            paired = input_rows(exact[source], product, share) if self.options.asymmetric else None
+            moments.update(input_rows(x, product, share), paired)
         return moments
 
     def _compensate(self, product: Product, layer: PlacedLayer) -> None:

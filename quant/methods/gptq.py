@@ -45,26 +45,6 @@ class UniformRounder:
 
 
 @dataclass(frozen=True)
-class DigitRounder:
-    """Balanced digits: term k rounds what terms 1..k-1 left over on its own, finer, symmetric grid."""
-
-    scales: Tensor  # (K, G, O); a zero scale switches the term off for that row
-    limit: int  # codes lie in -limit..limit
-
-    def __call__(self, column: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum of K digits."""
-        rest = column.clone()
-        codes: list[Tensor] = []
-        for scale in self.scales:
-            safe = torch.where(scale > 0, scale, torch.ones_like(scale))
-            code = torch.clamp(torch.round(rest / safe), -self.limit, self.limit)
-            code = torch.where(scale > 0, code, torch.zeros_like(code))
-            rest = rest - code * scale
-            codes.append(code)
-        return column - rest, torch.stack(codes)
-
-
-@dataclass(frozen=True)
 class GptqOptions:
     """Settings of the published implementation are the defaults."""
 

@@ -38,20 +38,6 @@ class Moments:
         self.count = 0
         self._own: Tensor | None = None
         self._cross: Tensor | None = None
-        self._energy: Tensor | None = None
-
-    def update_energy(self, quantized: Tensor) -> None:
-        """Add rows whose squared columns alone are wanted."""
-        energy = quantized.square().sum(1, dtype=torch.float64)
-        self._energy = energy if self._energy is None else self._energy + energy
-        self.count += quantized.shape[1]
-
-    @property
-    def energy(self) -> Tensor:
-        """``E[x_q^2]`` of every column (G, I)."""
-        if self._energy is not None:
-            return self._energy / self.count
-        return self.own.diagonal(dim1=1, dim2=2)
 
     def update(self, quantized: Tensor, exact: Tensor | None = None) -> None:
         """Add rows (G, N, I) of the quantized stream and, if wanted, the same rows of the float stream."""

@@ -1,9 +1,11 @@
 """Row grids of weights for the calibrated methods: scales, K-term digits, and the terms they become.
 
-Every method rounds onto the same kind of grid: symmetric codes with one scale per output row and order, later
-orders on the centred scale ``s_k = s_1 / (2^b - 1)^(k-1)``, dense, by rows or by input columns. A first scale
-that clips helps a lone order and hurts later ones (the residual leaves their reach), so the least-squares rule
-scores the whole chain of orders: it is never worse than max-abs.
+Every method rounds onto the same kind of grid: two's complement codes without a zero point, one scale per output row
+and order, later orders on the centred scale ``s_k = s_1 / (2^b - 1)^(k-1)``, dense, by rows or by input columns.
+There is one more code below zero than above it, at 2 bits one of four; a scale may be negative, so that this code lies
+on the side that needs it. The least-squares rule takes the scale with the least error of the layer's output,
+``tr(D H D^T)`` with the second moment H of the inputs. A first scale that clips helps a lone order and hurts later
+ones (the residual leaves their reach), so the rule scores the whole chain of orders: it is never worse than max-abs.
 """
 # pyright: basic
 # tensor methods are untyped in torch's stubs.
@@ -19,22 +21,28 @@ from quant.scheme import Scheme
 from quant.terms import Term
 
 ScaleRule = Literal["minmax", "mse"]
-CANDIDATES = 48
+CANDIDATES = 24
 SMALLEST = 0.3
+FINE_BITS = 6
+"""From here on the steps are so small that squared errors, column by column, choose as well as whole outputs."""
 
 
 @dataclass(frozen=True, eq=False)
 class TermGrid:
     """Grid of a weight (G, O, I): one scale per order and row, and which rows or columns each order covers."""
 
-    scales: Tensor  # (K, G, O) float64; 0 where a row has no such order
+    scales: Tensor  # (K, G, O) float64, of either sign; 0 where a row has no such order
     columns: Tensor | None  # (K, G, I) bool, or None when every order covers all columns
     bits: int
 
     @property
     def limit(self) -> int:
-        """Codes lie in -limit..limit."""
+        """Codes lie in -limit - 1..limit."""
         return 2 ** (self.bits - 1) - 1
+
+    def _codes(self, rest: Tensor, scale: Tensor, live: Tensor) -> Tensor:
+        """Nearest codes; 0 where the order is not ``live``."""
+        return (rest / _divisor(scale)).round_().clamp_(-self.limit - 1, self.limit) * live
 
     def __call__(self, column: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """Elementary rounding of GPTQ: sum of the digits of one column (G, O)."""
@@ -45,11 +53,10 @@ class TermGrid:
         codes = torch.empty(self.scales.shape, dtype=column.dtype)
         rest = column.clone()
         for order, scale in enumerate(self.scales):
-            live = scale > 0
+            live = scale != 0
             if keep is not None:
                 live = live & keep[order][:, None]
-            safe = torch.where(scale > 0, scale, torch.ones_like(scale))
-            code = (rest / safe).round_().clamp_(-self.limit, self.limit) * live
+            code = self._codes(rest, scale, live)
             rest -= code * scale
             codes[order] = code
         return column - rest, codes
@@ -60,11 +67,10 @@ class TermGrid:
         found: list[Tensor] = []
         for order, scale in enumerate(self.scales):
             wide = scale[:, :, None]
-            live = wide > 0
+            live = wide != 0
             if self.columns is not None:
                 live = live & self.columns[order][:, None, :]
-            code = (rest / torch.where(wide > 0, wide, torch.ones_like(wide))).round()
-            code = code.clamp(-self.limit, self.limit) * live
+            code = self._codes(rest, wide, live)
             rest = rest - code * wide
             found.append(code)
         return torch.stack(found)
@@ -81,52 +87,76 @@ class TermGrid:
         for order in range(len(self.scales)):
             scale = self.scales[order].flatten()
             part, rows, cols = flat[order], None, None
-            if order > 0 and bool((scale == 0).any()) and bool((scale > 0).any()):
-                rows = torch.nonzero(scale > 0).flatten().to(torch.int32)
+            if order > 0 and bool((scale == 0).any()) and bool((scale != 0).any()):
+                rows = torch.nonzero(scale).flatten().to(torch.int32)
                 part, scale = part[rows.long()], scale[rows.long()]
             if self.columns is not None and not bool(self.columns[order].all()):
                 cols = torch.nonzero(self.columns[order][0]).flatten().to(torch.int32)
                 part = part[:, cols.long()]
-            safe = torch.where(scale > 0, scale, torch.ones_like(scale))
-            made.append(Term(part.to(stored).contiguous(), safe.float(), self.bits, rows=rows, cols=cols))
+            divisor = _divisor(scale).float()
+            made.append(Term(part.to(stored).contiguous(), divisor, self.bits, rows=rows, cols=cols))
         return tuple(made)
 
 
 def row_scales(
-    weight: Tensor, bits: int, rule: ScaleRule, energy: Tensor | None = None, order: int = 1
+    weight: Tensor, bits: int, rule: ScaleRule, moment: Tensor | None = None, order: int = 1
 ) -> Tensor:
-    """First-order scale of each row of (G, O, I); ``mse`` weighs columns by their input energy (G, I)."""
-    limit = 2 ** (bits - 1) - 1
-    wide = weight.double()
-    peak = wide.abs().amax(2) / limit
+    """First-order scale of each row of (G, O, I); ``mse`` is told the second moment (G, I, I) of the inputs."""
     # scales are stored in float32: round first, so that codes and stored scale belong together
-    peak = peak.float().double()
+    peak = (weight.double().abs().amax(2) / (2 ** (bits - 1) - 1)).float().double()
     if rule == "minmax":
         return peak
-    best = torch.full_like(peak, torch.inf)
-    chosen = peak
-    cost = None if energy is None else energy.double()[:, None, :]
-    for factor in torch.linspace(1.0, SMALLEST, CANDIDATES, dtype=torch.float64):
-        scale = (peak * factor).float().double()
-        safe = torch.where(scale > 0, scale, torch.ones_like(scale))[:, :, None]
-        rest = wide
+    energy = None if moment is None else moment.diagonal(dim1=1, dim2=2)
+    chosen, least = _best_scale(weight, bits, order, peak, energy)
+    if bits >= FINE_BITS:
+        return chosen
+    turned, error = _best_scale(weight, bits, order, -peak, energy)
+    chosen = torch.where(error < least, turned, chosen)
+    if moment is None:
+        return chosen
+    return _best_scale(weight, bits, order, peak * chosen.sign(), moment)[0]
+
+
+def _best_scale(
+    weight: Tensor, bits: int, order: int, peak: Tensor, moment: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Of shares of ``peak``, the first scale of each row whose chain of orders leaves least, and what it leaves."""
+    wide, limit = weight.double(), 2 ** (bits - 1) - 1
+    least, chosen = torch.full_like(peak, torch.inf), peak
+    for share in torch.linspace(1.0, SMALLEST, CANDIDATES, dtype=torch.float64):
+        scale = (peak * share).float().double()
+        step, rest = _divisor(scale)[:, :, None], wide
         for _ in range(order):
-            rest = rest - (rest / safe).round_().clamp_(-limit, limit) * safe
-            safe = safe / (2.0**bits - 1)
-        error = rest.square()
-        total = (error if cost is None else error * cost).sum(2)
-        better = total < best
-        best, chosen = torch.where(better, total, best), torch.where(better, scale, chosen)
-    return chosen
+            rest = rest - (rest / step).round_().clamp_(-limit - 1, limit) * step
+            step = step / (2.0**bits - 1)
+        error = _output_error(rest, moment)
+        better = error < least
+        least, chosen = torch.where(better, error, least), torch.where(better, scale, chosen)
+    return chosen, least
 
 
-def term_grid(weight: Tensor, scheme: Scheme, rule: ScaleRule, energy: Tensor | None = None) -> TermGrid:
+def _output_error(rest: Tensor, moment: Tensor | None) -> Tensor:
+    """Mean squared output error of each row (G, O); of a moment's diagonal (G, I), or none, without cross terms."""
+    if moment is None:
+        return rest.square().sum(2)
+    if moment.dim() == 2:
+        return (rest.square() * moment[:, None, :]).sum(2)
+    return ((rest.float() @ moment.float()).double() * rest).sum(2)
+
+
+def _divisor(scale: Tensor) -> Tensor:
+    """The scale, 1 where it is 0."""
+    return torch.where(scale != 0, scale, torch.ones_like(scale))
+
+
+def term_grid(weight: Tensor, scheme: Scheme, rule: ScaleRule, moment: Tensor | None = None) -> TermGrid:
     """Grid of a weight (G, O, I) under a scheme; rows and columns of later orders by residual energy."""
     bits = scheme.weight_bits
     if bits is None or bits < 2 or scheme.binary_last:
         raise QuantError(f"scheme {scheme}: calibrated methods round to 2 or more bits in every term")
     groups, rows, columns = weight.shape
-    first = row_scales(weight, bits, rule, energy, scheme.order)
+    first = row_scales(weight, bits, rule, moment, scheme.order)
+    energy = None if moment is None else moment.diagonal(dim1=1, dim2=2)
     ratio = 2.0**bits - 1
     scales = [first]
     masks = [torch.ones(groups, columns, dtype=torch.bool)]
@@ -135,7 +165,7 @@ def term_grid(weight: Tensor, scheme: Scheme, rule: ScaleRule, energy: Tensor | 
         residual = (weight.double() - current.value(current.nearest(weight))).square()
         if energy is not None:
             residual = residual * energy.double()[:, None, :]
-        applied = torch.stack([(scale > 0).double() for scale in scales]).sum(0)
+        applied = torch.stack([(scale != 0).double() for scale in scales]).sum(0)
         scale = (first / ratio**applied).float().double()
         mask = torch.ones(groups, columns, dtype=torch.bool)
         share = scheme.shares[order]

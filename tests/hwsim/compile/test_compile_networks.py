@@ -22,8 +22,11 @@ from hwsim.model.load import load_model
 from hwsim.runtime import load
 from hwsim.stages.quantize import uniform_assignment
 from quant.group_bias import GroupBias
+from quant.methods.interpret import integer_model
 from quant.observe import observe_ranges
+from quant.pipeline import apply_recipe
 from quant.qmodel import quantize
+from quant.recipe import Recipe
 from quant.scheme import Scheme
 
 NETWORKS = Path(__file__).with_name("tiny_networks.py")
@@ -51,6 +54,26 @@ def compiled(directory, module, inputs, isa=None):
     expected = expected[0] if isinstance(expected, tuple | list) else expected
     found = load(directory)(*[x.numpy() for x in inputs])["output0"]
     return found, expected.numpy()
+
+
+@pytest.mark.parametrize("scheme", ["w2a4", "w3a8", "w4a8.o2.g50"])
+def test_negative_scales_and_the_lowest_code(tmp_path, monkeypatch, scheme):
+    """Fitted grids use all of two's complement, with the lowest code on either side of zero."""
+    monkeypatch.setenv("HWSIM_CACHE", str(tmp_path / "cache"))
+    model = load_model(f"{NETWORKS}:cnn")
+    generator = torch.Generator().manual_seed(1)
+    batches = [
+        tuple(torch.randn(x.shape, generator=generator) for x in model.example_inputs) for _ in range(2)
+    ]
+    assignment = uniform_assignment(model.graph, Scheme.parse(scheme))
+    made = apply_recipe(model.module, assignment, batches, Recipe.parse("mse"))
+    terms = [term for layer in made.placement.layers.values() for term in layer.terms]
+    assert any(int(term.codes.min()) == -(2 ** (term.bits - 1)) for term in terms)
+    assert any(bool((term.scale < 0).any()) for term in terms)
+    found, expected = compiled(
+        tmp_path / "art", integer_model(made.module, made.placement).integer(), batches[0]
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("scheme", ["w8a8", "w4a8.o2.g50", "w4a6.o3.g50-25", "w4a8.o2.c50", "w2a4", "w8a12"])

@@ -8,7 +8,6 @@ import torch
 
 from quant.errors import QuantError
 from quant.methods.gptq import (
-    DigitRounder,
     GptqOptions,
     UniformRounder,
     asymmetric_target,
@@ -16,6 +15,7 @@ from quant.methods.gptq import (
     output_error,
     second_moment,
 )
+from quant.methods.weight_grids import TermGrid
 
 
 def problem(seed, rows=6, columns=16, groups=1, samples=200):
@@ -113,17 +113,17 @@ def test_codes_rebuild_the_weight_and_dead_columns_are_zero():
 
 def test_digits_are_integers_within_the_limit_and_beat_nearest_digits():
     weight, x = problem(6, rows=8, columns=24)
-    moment, limit = second_moment(x), 1
+    moment = second_moment(x)
     first = weight.abs().amax(2)
-    rounder = DigitRounder(torch.stack([first, first / 3]).double(), limit)
+    rounder = TermGrid(torch.stack([first, first / 3]).double(), None, 2)
     result = gptq(weight, moment, rounder)
     assert result.codes.shape == (2, 1, 8, 24)
-    assert int(result.codes.abs().max()) <= limit
+    assert set(result.codes.unique().int().tolist()) <= {-2, -1, 0, 1}
     rebuilt = (result.codes * rounder.scales[:, :, :, None]).sum(0)
     torch.testing.assert_close(rebuilt, result.weight.double(), rtol=1e-6, atol=1e-7)
     plain = output_error(weight - nearest(weight.double(), rounder).float(), moment)
     assert output_error(weight - result.weight, moment) < plain
-    single = gptq(weight, moment, DigitRounder(rounder.scales[:1], limit))
+    single = gptq(weight, moment, TermGrid(rounder.scales[:1], None, 2))
     assert output_error(weight - result.weight, moment) < output_error(weight - single.weight, moment)
 
 
@@ -132,7 +132,7 @@ def test_switched_off_term_has_zero_codes():
     first = weight.abs().amax(2).double()
     second = first / 7
     second[:, ::2] = 0
-    result = gptq(weight, second_moment(x), DigitRounder(torch.stack([first, second]), 3))
+    result = gptq(weight, second_moment(x), TermGrid(torch.stack([first, second]), None, 3))
     assert int(result.codes[1, :, ::2].abs().max()) == 0
     assert int(result.codes[1, :, 1::2].abs().max()) > 0
 

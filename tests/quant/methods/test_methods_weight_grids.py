@@ -1,5 +1,6 @@
 """Row grids: never worse than max-abs at the final order (trap P4), sparse orders, integer terms (P5)."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,19 +15,59 @@ def heavy(seed=0, groups=1):
     return torch.randn(groups, 10, 24, generator=g) / torch.rand(groups, 10, 24, generator=g).add(0.05)
 
 
+def inputs_moment(columns):
+    """Second moment of inputs with a mean, as behind a ReLU."""
+    x = torch.randn(200, columns, generator=torch.Generator().manual_seed(7)).double() + 0.7
+    return (x.T @ x / len(x))[None]
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_least_squares_chain_is_never_worse_than_max_abs(bits, order):
-    weight, energy = heavy(), torch.rand(1, 24)
+    weight, moment = heavy(), inputs_moment(24)
     scheme = Scheme(bits, None, order=order)
     errors = []
     for rule in ("minmax", "mse"):
-        grid = term_grid(weight, scheme, rule, energy)
-        gap = (grid.value(grid.nearest(weight)) - weight).square() * energy[:, None]
-        errors.append(gap.sum(2))
-    assert bool((errors[1] <= errors[0] * (1 + 1e-9) + 1e-18).all())
+        grid = term_grid(weight, scheme, rule, moment)
+        gap = grid.value(grid.nearest(weight)) - weight.double()
+        kept = moment if bits < 6 else torch.diag_embed(moment.diagonal(dim1=1, dim2=2))
+        errors.append(((gap @ kept) * gap).sum(2))
+    assert bool((errors[1] <= errors[0] * (1 + 1e-4) + 1e-18).all())
     if bits == 2 and order == 1:
         assert float(errors[1].sum()) < 0.8 * float(errors[0].sum())
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_the_scale_is_nearly_the_best_of_a_dense_scan_of_both_signs(bits):
+    weight, moment = heavy(3)[:, :, :6], inputs_moment(6)
+    chosen = row_scales(weight, bits, "mse", moment)[0].numpy()
+    w, h = weight[0].double().numpy(), moment[0].numpy()
+
+    def error(row, scale):
+        rest = row - np.clip(np.round(row / scale), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1) * scale
+        return rest @ h @ rest
+
+    def alone(row, scale):
+        rest = row - np.clip(np.round(row / scale), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1) * scale
+        return rest**2 @ np.diag(h)
+
+    for row, scale in zip(w, chosen, strict=True):
+        scan = np.abs(row).max() / (2 ** (bits - 1) - 1) * np.linspace(1, 0.3, 2000)
+        signed = scan * np.sign(scale)
+        best = min(error(row, s) for s in signed)
+        assert error(row, scale) <= 1.25 * best + 0.02 * row @ h @ row
+        # the sign is decided on the inputs one by one
+        assert min(alone(row, s) for s in signed) <= 1.25 * min(alone(row, -s) for s in signed)
+
+
+def test_a_negative_scale_puts_the_extra_code_where_the_weights_are():
+    weight = torch.tensor([[[2.0, 1.0, -1.0, 1.0, 0.0], [-2.0, -1.0, 1.0, -1.0, 0.0]]])
+    grid = term_grid(weight, Scheme(2, None), "mse", torch.eye(5, dtype=torch.float64)[None])
+    assert float(grid.scales[0, 0, 0]) < 0 < float(grid.scales[0, 0, 1])
+    codes = grid.nearest(weight)
+    assert codes[0, 0].tolist() == [[-2, -1, 1, -1, 0]] * 2
+    for term in grid.terms(codes):
+        term.check("signed", (2, 5))
 
 
 @pytest.mark.parametrize("text", ["w3", "w4.o2", "w3.o3.g50-25", "w4.o2.c25", "w8.o2"])
