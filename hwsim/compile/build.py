@@ -38,6 +38,7 @@ _SOURCES = (
     "panels.py",
     "vector.py",
     "rowwise.py",
+    "resample.py",
     "operand.py",
     "powers.py",
     "serial.py",

@@ -2,13 +2,14 @@
 
 A chain of elementwise operators of the model becomes one `Node`; the product kernel evaluates it on its
 accumulators before it stores them, the elementwise kernel on loaded operands. The transcendental functions
-are the usual minimax forms (Cephes exp; Eigen's rational erf and tanh), a few ulp from the exact value.
+are the usual minimax forms (Cephes exp, log, sin; Eigen's rational erf and tanh), a few ulp from the exact value.
 """
 # pyright: basic
 # TVM ships no type stubs for its expression classes.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from hwsim.compile.builder import Code, constant, tirx, vector
@@ -19,7 +20,7 @@ from hwsim.compile.isa import Isa, nearest
 class Node:
     """One operator; ``value`` is the constant of "const", the operand index of "leaf", limits of "quantize".
 
-    Operators: leaf, const, add, sub, mul, div, max, min, exp, erf, tanh, sqrt, abs, floor, round, log2,
+    Operators: leaf, const, add, sub, mul, div, max, min, exp, erf, tanh, log, sin, cos, sqrt, abs, floor, round,
     where_ge0 (condition, then, else), quantize (x, scale, zero point; value = low, high; result is int32 codes),
     log_code (x, scale; value = levels, steps per octave, thresholds of the mantissa; result is int32 codes).
     """
@@ -74,6 +75,14 @@ def remap(node: Node, mapping: Callable[[int], Node]) -> Node:
     return Node(node.op, tuple(remap(a, mapping) for a in node.args), node.value)
 
 
+_SERIES = frozenset({"exp", "erf", "tanh", "log", "sin", "cos"})
+
+
+@cache
+def _holds_series(node: Node) -> bool:
+    return node.op in _SERIES or any(_holds_series(a) for a in node.args)
+
+
 _BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
@@ -90,6 +99,11 @@ _TANH_ODD = (-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11,
              1.48572235717979e-05, 6.37261928875436e-04, 4.89352455891786e-03)  # fmt: skip
 _TANH_EVEN = (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+_LOG = (7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1,
+        -1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1)  # fmt: skip
+_SIN = (2.6083159809786593e-06, -1.9810690719168633e-04, 8.3330785855650902e-03, -1.6666659712791443e-01)
+_PI = (3.140625, 9.67502593994140625e-4, 1.509957990978376e-7)
+"""In three parts: a small multiple of each of the first two is exact."""
 
 
 class Evaluator:
@@ -115,11 +129,19 @@ class Evaluator:
         if node.op == "const":
             return self.number(node.value[0])
         args = [self(a) for a in node.args]
+        if node.op in _SERIES and any(_holds_series(a) for a in node.args):
+            args = [self._kept(a) for a in args]
         if node.op in _BINARY:
             return _BINARY[node.op](*args)
         if node.op == "where_ge0":
             return tirx.Select(args[0] >= self.number(0.0), args[1], args[2])
         return getattr(self, f"_{node.op}")(*args, *node.value)
+
+    def _kept(self, x: Any) -> Any:
+        """``x`` out of the compiler's sight: it would write one series into every term of the next."""
+        place = self.code.scratch("kept", 1, vector("float32", self.lanes))
+        self.code.store(place, 0, x)
+        return self.code.bind("k", place.vload([0]))
 
     def _quantize(self, x: Any, scale: Any, zero_point: Any, low: float, high: float) -> Any:
         """The zero point is added after rounding, in whichever type: exact, both are small integers there."""
@@ -185,3 +207,38 @@ class Evaluator:
         power = exponent << self.number(23, "int32")
         value = y * tirx.reinterpret(vector("float32", self.lanes), power)
         return tirx.Select(x < self.number(-87.3), self.number(0.0), value)
+
+    def _log(self, x: Any) -> Any:
+        """Cephes logf: x = m 2**e with m in [sqrt(1/2), sqrt(2)); 0 gives the lowest number instead of -inf."""
+        tiny, half = self.number(1.1754944e-38), self.number(0x3F3504F3, "int32")  # the bits of sqrt(1/2)
+        bits = tirx.reinterpret(vector("int32", self.lanes), self.code.bind("x", tirx.max(x, tiny)))
+        bits = self.code.bind("b", bits + self.number(0x3F800000 - 0x3F3504F3, "int32"))
+        exponent = (bits >> self.number(23, "int32")) - self.number(127, "int32")
+        e = self.code.bind("e", exponent.astype(vector("float32", self.lanes)))
+        mantissa = self.code.bind("m", (bits & self.number(0x7FFFFF, "int32")) + half)
+        m = tirx.reinterpret(vector("float32", self.lanes), mantissa) - self.number(1.0)
+        m = self.code.bind("m", m)
+        square = self.code.bind("s", m * m)
+        cubic = self.code.bind("c", self._horner(m, _LOG) * m * square)
+        tail = self.code.bind("c", cubic - e * self.number(2.12194440e-4) - square * self.number(0.5))
+        value = self.code.bind("v", m + tail + e * self.number(0.693359375))
+        return tirx.Select(x < tiny, self.number(-3.4e38), value)
+
+    def _sin(self, x: Any) -> Any:
+        n = self.code.bind("n", self._round(x * self.number(0.31830988618379067)))
+        return self._half_turns(x, n, n)
+
+    def _cos(self, x: Any) -> Any:
+        """sin(x + pi/2), with the quarter turn taken in whole numbers."""
+        n = self._round(x * self.number(0.31830988618379067) + self.number(0.5))
+        n = self.code.bind("n", n)
+        return self._half_turns(x, n, n - self.number(0.5))
+
+    def _half_turns(self, x: Any, n: Any, turns: Any) -> Any:
+        """(-1)**n sin(x - turns pi), the difference within a quarter turn."""
+        for part in _PI:
+            x = self.code.bind("r", x - turns * self.number(part))
+        square = self.code.bind("s", x * x)
+        value = self.code.bind("v", x + self._horner(square, _SIN) * square * x)
+        odd = n - self.number(2.0) * tirx.floor(n * self.number(0.5))
+        return tirx.Select(odd > self.number(0.5), self.number(0.0) - value, value)

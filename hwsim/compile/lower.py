@@ -12,17 +12,22 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import fx
 from torch.fx.node import map_arg
 
+from hwsim.compile.decompose import opened
+from hwsim.compile.elementwise import BINARY, SELECTIONS, UNARY, Builder, select, truncated
 from hwsim.compile.emit import Emitter, join
-from hwsim.compile.expr import Node, const, gelu, leaf, op, sigmoid
+from hwsim.compile.expr import Node, const, leaf, op
 from hwsim.compile.isa import Isa
 from hwsim.compile.lower_composed import ComposedLowering
 from hwsim.compile.lower_float import FloatLowering
+from hwsim.compile.lower_indexing import IndexLowering
+from hwsim.compile.lower_pool import PoolLowering
 from hwsim.compile.lower_products import ProductLowering
+from hwsim.compile.lower_reduce import ReduceLowering
+from hwsim.compile.lower_resize import RESIZING, ResizeLowering
 from hwsim.compile.lower_vector import VectorLowering
 from hwsim.compile.program import Buffer, Port, Program
 from hwsim.compile.values import Const, Lazy, Pending, Value, View, row_major
@@ -36,58 +41,28 @@ _VIEWS = {"aten.permute.default", "aten.transpose.int", "aten.reshape.default", 
           "aten.split.Tensor", "aten.split_with_sizes.default", "aten.chunk.default", "aten._unsafe_view.default",
           "aten.narrow.default", "aten.t.default", "aten.movedim.int", "aten.unflatten.int",
           "aten.swapaxes.default", "aten.expand_as.default", "aten.reshape_as.default",
-          "aten.view_as.default"}  # fmt: skip
-_BINARY = {"aten.add.Tensor": "add", "aten.mul.Tensor": "mul", "aten.sub.Tensor": "sub", "aten.div.Tensor": "div",
-           "aten.__and__.Tensor": "mul", "aten.bitwise_and.Tensor": "mul", "aten.logical_and.default": "mul",
-           "aten.maximum.default": "max", "aten.minimum.default": "min", "aten.add.Scalar": "add",
-           "aten.mul.Scalar": "mul", "aten.sub.Scalar": "sub", "aten.div.Scalar": "div",
-           "aten.add_.Tensor": "add", "aten.mul_.Tensor": "mul"}  # fmt: skip
+          "aten.view_as.default", "aten.unfold.default", "aten.swapdims.default",
+          "aten.broadcast_to.default"}  # fmt: skip
 
 
-def _clamp(x: Node, low: float | None = None, high: float | None = None) -> Node:
-    if low is not None:
-        x = op("max", x, low)
-    return x if high is None else op("min", x, high)
-
-
-def _gate(x: Node) -> Node:
-    """relu6(x + 3) / 6."""
-    return op("div", _clamp(op("add", x, 3.0), 0.0, 6.0), 6.0)
-
-
-_UNARY: dict[str, Callable[..., Node]] = {
-    "aten.relu.default": lambda x: op("max", x, 0.0),
-    "aten.relu_.default": lambda x: op("max", x, 0.0),
-    "aten.gelu.default": lambda x, approximate="none": gelu(x, approximate),
-    "aten.hardtanh.default": lambda x, low=-1.0, high=1.0: _clamp(x, low, high),
-    "aten.hardtanh_.default": lambda x, low=-1.0, high=1.0: _clamp(x, low, high),
-    "aten.relu6.default": lambda x: _clamp(x, 0.0, 6.0),
-    "aten.clamp.default": _clamp,
-    "aten.clamp_min.default": _clamp,
-    "aten.clamp_max.default": lambda x, high: _clamp(x, None, high),
-    "aten.silu.default": lambda x: op("mul", x, sigmoid(x)),
-    "aten.silu_.default": lambda x: op("mul", x, sigmoid(x)),
-    "aten.sigmoid.default": sigmoid,
-    "aten.hardsigmoid.default": _gate,
-    "aten.hardswish.default": lambda x: op("mul", x, _gate(x)),
-    "aten.hardswish_.default": lambda x: op("mul", x, _gate(x)),
-    "aten.tanh.default": lambda x: op("tanh", x),
-    "aten.exp.default": lambda x: op("exp", x),
-    "aten.erf.default": lambda x: op("erf", x),
-    "aten.sqrt.default": lambda x: op("sqrt", x),
-    "aten.rsqrt.default": lambda x: op("div", 1.0, op("sqrt", x)),
-    "aten.neg.default": lambda x: op("mul", x, -1.0),
-    "aten.abs.default": lambda x: op("abs", x),
+_ELEMENTWISE = BINARY.keys() | UNARY.keys() | SELECTIONS
+_ROUNDING: dict[str | None, Callable[[Node], Node]] = {
+    None: lambda x: x,
+    "floor": lambda x: op("floor", x),
+    "trunc": truncated,
 }
 
 
-class Lowering(ProductLowering, FloatLowering, VectorLowering, ComposedLowering):
+class Lowering(
+    ProductLowering, FloatLowering, VectorLowering, PoolLowering, ResizeLowering, IndexLowering, ReduceLowering,
+    ComposedLowering,
+):  # fmt: skip
     """One walk over one graph."""
 
     def __init__(
         self, module: fx.GraphModule, isa: Isa, units: int = 1, ways: Mapping[str, str] | None = None
     ) -> None:
-        self.module = module
+        self.module = opened(module, self._has_kernel)
         self.emitter = Emitter(isa, units, ways)
         self.values: dict[fx.Node, Any] = {}
 
@@ -120,7 +95,7 @@ class Lowering(ProductLowering, FloatLowering, VectorLowering, ComposedLowering)
         for index, result in enumerate(r for r in results if isinstance(r, fx.Node)):
             self.emitter.layer = f"output{index}"
             view = self.emitter.dense(self.values[result])
-            if view.offset or view.buffer.kind != "work":
+            if view.buffer.kind != "work" or view.buffer.elements != math.prod(view.shape):
                 view = self.emitter.stored_in_order(view, tuple(range(len(view.shape))))
             port = Port(f"output{index}", view.shape, view.buffer.dtype, view.buffer)
             self.emitter.program.outputs.append(port)
@@ -136,13 +111,17 @@ class Lowering(ProductLowering, FloatLowering, VectorLowering, ComposedLowering)
             return self.values[node.args[0]]
         if name in _VIEWS:
             return self._views(node)
-        if name in _BINARY:
-            return self._binary(node, _BINARY[name])
-        if name in _UNARY:
+        if name in BINARY:
+            return self._binary(node, BINARY[name])
+        if name in SELECTIONS:
+            return self.compose(node, select, node.args)
+        if name in RESIZING:
+            return self.resized(node)
+        if name in UNARY:
             settings = [a for a in node.args[1:] if not isinstance(a, fx.Node)]
-            function = _UNARY[name]
+            function = UNARY[name]
             return self.compose(node, lambda x: function(x, *settings, **node.kwargs), [node.args[0]])
-        handler = getattr(self, "_" + name.replace(".", "_"), None)
+        handler = self._handler(name)
         if handler is None:
             raise UserError(
                 f"layer {self.emitter.layer}: operator {name} has no kernel; "
@@ -150,16 +129,25 @@ class Lowering(ProductLowering, FloatLowering, VectorLowering, ComposedLowering)
             )
         return handler(node)
 
+    def _handler(self, name: str) -> Callable[[Any], Any] | None:
+        return getattr(self, "_" + name.replace(".", "_"), None)
+
+    def _has_kernel(self, node: fx.Node) -> bool:
+        name = _name(node)
+        simple = name in _IDENTITY or name in _VIEWS or name in _ELEMENTWISE or name in RESIZING
+        return node.op != "call_function" or simple or self._handler(name) is not None
+
     def _fold(self, node: Any) -> Const | None:
         """Compute what depends on constants only."""
         arguments = list(node.all_input_nodes)
-        if not arguments or not all(isinstance(self.values[a], Const) for a in arguments):
+        if not all(isinstance(self.values[a], Const) for a in arguments):
             return None
         if str(node.target).startswith("hwsim."):
             return None
         values = map_arg((node.args, node.kwargs), lambda n: self.values[n].tensor)
         with torch.no_grad():
-            result = node.target(*values[0], **values[1])
+            named = {key: "cpu" if key == "device" else value for key, value in values[1].items()}
+            result = node.target(*values[0], **named)
         return Const(result, f"folded.{node.name}") if isinstance(result, torch.Tensor) else None
 
     def stored(self, node: Any) -> View:
@@ -203,16 +191,38 @@ class Lowering(ProductLowering, FloatLowering, VectorLowering, ComposedLowering)
         # The kernel writes its fastest axis in vectors; that one must stay last.
         return tuple(axes) if axes[-1] == value.order[-1] else None
 
-    def _binary(self, node: Any, name: str) -> Any:
+    def _binary(self, node: Any, builder: Builder) -> Any:
         alpha = node.kwargs.get("alpha", 1)
-        rounding = node.kwargs.get("rounding_mode")
-        if rounding is not None:
-            raise UserError(f"layer {self.emitter.layer}: division with rounding has no kernel")
+        rounding = _ROUNDING[node.kwargs.get("rounding_mode")]
 
         def build(a: Node, b: Node) -> Node:
-            return op(name, a, b if alpha == 1 else op("mul", b, float(alpha)))
+            return rounding(builder(a, b if alpha == 1 else op("mul", b, float(alpha))))
 
         return self.compose(node, build, node.args[:2])
+
+    def _aten_div_Tensor_mode(self, node: Any) -> Any:
+        return self._binary(node, BINARY["aten.div.Tensor"])
+
+    def _aten_pow_Scalar(self, node: Any) -> Value:
+        """A constant to the power of a tensor."""
+        exponent = math.log(float(node.args[0]))
+        return self.compose(node, lambda x: op("exp", op("mul", x, exponent)), [node.args[1]])
+
+    def _aten_bitwise_not_default(self, node: Any) -> Value:
+        if node.meta["val"].dtype != torch.bool:
+            return self.compose(node, lambda x: op("sub", -1.0, x), [node.args[0]])
+        return self.compose(node, UNARY["aten.logical_not.default"], [node.args[0]])
+
+    def _aten_clamp_Tensor(self, node: Any) -> Value:
+        low, high = [*node.args, None, None][1:3]
+        limits = [(name, limit) for name, limit in (("max", low), ("min", high)) if limit is not None]
+
+        def build(x: Node, *bounds: Node) -> Node:
+            for (name, _), bound in zip(limits, bounds, strict=True):
+                x = op(name, x, bound)
+            return x
+
+        return self.compose(node, build, [node.args[0], *(limit for _, limit in limits)])
 
     def _aten_addcmul_default(self, node: Any) -> Value:
         value = float(node.kwargs.get("value", 1))
@@ -278,50 +288,28 @@ class Lowering(ProductLowering, FloatLowering, VectorLowering, ComposedLowering)
     def _aten_to_dtype(self, node: Any) -> Value:
         return self._cast(node)
 
+    def _aten_type_as_default(self, node: Any) -> Value:
+        return self._cast(node)
+
     def _aten__to_copy_default(self, node: Any) -> Value:
         return self._cast(node)
 
     def _cast(self, node: Any) -> Value:
-        """Everything is float32 in vector work; a cast to bool makes 0 and 1."""
-        if node.meta["val"].dtype == torch.bool:
-            return self.compose(node, lambda x: op("min", op("abs", x), 1.0), [node.args[0]])
+        """Everything is float32 in vector work; a cast to bool makes 0 and 1, one to integers cuts the fraction."""
+        source, dtype = node.args[0].meta["val"].dtype, node.meta["val"].dtype
+        if dtype == torch.bool:
+            unequal = UNARY["aten.ne.Scalar"]
+            return self.compose(
+                node, lambda x: unequal(x, 0.0) if source.is_floating_point else _is_set(x), [node.args[0]]
+            )
+        if source.is_floating_point and not dtype.is_floating_point:
+            return self.compose(node, truncated, [node.args[0]])
         return self.values[node.args[0]]
 
-    def _aten_where_Scalar(self, node: Any) -> Value:
-        return self.compose(node, _select, node.args)
 
-    def _aten_where_self(self, node: Any) -> Value:
-        return self.compose(node, _select, node.args)
-
-    def _aten_where_ScalarOther(self, node: Any) -> Value:
-        return self.compose(node, _select, node.args)
-
-    def _aten_index_Tensor(self, node: Any) -> View:
-        """Indexing by constant tensors that walk in steps is a view."""
-        view = self.stored(node.args[0])
-        tables = [self.values[i].tensor.numpy() for i in node.args[1]]
-        shape = tuple(node.meta["val"].shape)
-        if len(tables) != len(view.shape):
-            raise UserError(f"layer {self.emitter.layer}: partial indexing has no kernel")
-        places: Any = sum(
-            np.broadcast_to(t, shape).astype(np.int64) * s for t, s in zip(tables, view.strides, strict=True)
-        )
-        origin = (0,) * len(shape)
-        strides = tuple(
-            int(np.take(places, 1, axis)[origin[1:]] - places[origin]) if size > 1 else 0
-            for axis, size in enumerate(shape)
-        )
-        walk: Any = sum(
-            np.arange(n).reshape((-1,) + (1,) * (len(shape) - 1 - a)) * strides[a]
-            for a, n in enumerate(shape)
-        )
-        if not np.array_equal(places - places[origin], np.broadcast_to(walk, shape)):
-            raise UserError(f"layer {self.emitter.layer}: irregular indexing has no kernel")
-        return View(view.buffer, view.offset + int(places[origin]), shape, strides)
-
-
-def _select(condition: Node, yes: Node, no: Node) -> Node:
-    return Node("where_ge0", (op("sub", condition, 0.5), yes, no))
+def _is_set(x: Node) -> Node:
+    """1 where a whole number is not 0."""
+    return op("min", op("abs", x), 1.0)
 
 
 def _name(node: Any) -> str:

@@ -1,4 +1,4 @@
-"""Handlers of operators that are written from simpler kernels: norms over channels, reductions, joins, resizing."""
+"""Handlers of operators that are written from simpler kernels: norms over channels, a moved softmax, joins."""
 # pyright: basic
 # torch.fx nodes carry untyped arguments and metadata.
 
@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from hwsim.compile.emit import Emitter, sink_of, source_of
-from hwsim.compile.expr import Node, leaf, op
+from hwsim.compile.emit import Emitter
+from hwsim.compile.expr import Node, op
 from hwsim.compile.program import constant
 from hwsim.compile.rowwise import LayerNorm
-from hwsim.compile.values import Const, Lazy, Pending, Value, View, ordered_strides, row_major
-from hwsim.compile.vector import Pool
+from hwsim.compile.values import Const, Pending, Value, View, row_major
 from hwsim.errors import UserError
 
 Shape = tuple[int, ...]
@@ -90,6 +89,25 @@ class ComposedLowering:
         result = View(normed.buffer, 0, shape, row_major(shape))
         return self._affine(node, result, self._numbers(weight), self._numbers(bias))
 
+    def _aten_instance_norm_default(self, node: Any) -> Value:
+        """Group norm with a group for each channel."""
+        x, weight, bias, mean, variance, of_input, _, epsilon, _ = node.args
+        if not of_input:
+            node.args = (x, weight, bias, mean, variance, False, 0.0, epsilon, False)
+            return self._aten_batch_norm_default(node)
+        node.args = (x, node.meta["val"].shape[1], weight, bias, epsilon)
+        return self._aten_group_norm_default(node)
+
+    def _aten_prelu_default(self, node: Any) -> Value:
+        """One slope for all, or one a channel."""
+        slope, shape = self._numbers(node.args[1]), tuple(node.meta["val"].shape)
+        assert slope is not None
+        axes = [1] if slope.size > 1 else []
+        spread = self._spread(slope if axes else slope.reshape(()), shape, axes)
+        return self.compose(
+            node, lambda x, f: Node("where_ge0", (x, x, op("mul", x, f))), [node.args[0], spread]
+        )
+
     def _softmax_along(self, node: Any, axis: int, softmax: Callable[[View], Pending]) -> View:
         """Softmax over an axis that is not the last: with that axis moved there and back."""
         view = self.stored(node.args[0])
@@ -101,41 +119,6 @@ class ComposedLowering:
         back = [axes.index(a) for a in range(len(axes))]
         return View(made.buffer, made.offset, view.shape, tuple(made.strides[a] for a in back))
 
-    def _reduced(self, view: View, axes: Sequence[int], divisor: float, shape: Shape) -> View:
-        """The sum over some axes, divided by a number."""
-        kept = [a for a in range(len(view.shape)) if a not in axes]
-        small = tuple(view.shape[a] for a in kept)
-        strides = row_major(small)
-        pool = Pool(
-            small[:-1], small[-1] if small else 1,
-            tuple((view.shape[a], view.strides[a]) for a in axes), (None,) * len(axes), True, divisor,
-            (source_of(view, [view.strides[a] for a in kept[:-1]], view.strides[kept[-1]] if kept else 0),),
-            sink_of(View(self.emitter.work(math.prod(small)), 0, small, strides), strides[:-1], 1),
-        )  # fmt: skip
-        result = View(self.emitter.work(math.prod(small)), 0, shape, row_major(shape))
-        self.emitter.step(pool, [view.buffer, result.buffer])
-        return result
-
-    def _aten_mean_dim(self, node: Any) -> Value:
-        view = self.stored(node.args[0])
-        axes = _axes(node.args[1], view.shape)
-        divisor = float(math.prod(view.shape[a] for a in axes))
-        return self._reduced(view, axes, divisor, tuple(node.meta["val"].shape))
-
-    def _aten_sum_dim_IntList(self, node: Any) -> Value:
-        view = self.stored(node.args[0])
-        return self._reduced(view, _axes(node.args[1], view.shape), 1.0, tuple(node.meta["val"].shape))
-
-    def _aten_linalg_vector_norm_default(self, node: Any) -> Value:
-        """The root of the sum of squares; other norms have no kernel."""
-        arguments: list[Any] = [*node.args, None, None]
-        if arguments[1] not in (None, 2, 2.0):
-            raise UserError(f"layer {self.emitter.layer}: a norm of order {arguments[1]} has no kernel")
-        view, shape = self.stored(node.args[0]), tuple(node.meta["val"].shape)
-        squares = self.emitter.view(Lazy(view.shape, op("mul", leaf(1), leaf(1)), (view,)))
-        total = self._reduced(squares, _axes(arguments[2], view.shape), 1.0, shape)
-        return self.compose(node, lambda x: op("sqrt", x), [total])
-
     def _aten_stack_default(self, node: Any) -> Value:
         shape = tuple(node.meta["val"].shape)
         axis = (int(node.args[1]) if len(node.args) > 1 else 0) % len(shape)
@@ -145,41 +128,3 @@ class ComposedLowering:
             value = self.stored(part) if len(part.users) > 1 else self.values[part]
             self.emitter.into(value, View(result.buffer, place * result.strides[axis], shape, strides))
         return result
-
-    def _aten_upsample_nearest2d_vec(self, node: Any) -> Value:
-        """Whole factors only: every place is written as often as it is repeated."""
-        view, shape = self.stored(node.args[0]), tuple(node.meta["val"].shape)
-        (images, channels, high, wide), out = view.shape, shape[2:]
-        if out[0] % high or out[1] % wide:
-            raise UserError(
-                f"layer {self.emitter.layer}: resizing {high}x{wide} to {out[0]}x{out[1]} has no kernel"
-            )
-        factors = (out[0] // high, out[1] // wide)
-        result = View(self.emitter.work(math.prod(shape)), 0, shape, ordered_strides(shape, (0, 2, 3, 1)))
-        one, two, three, four = result.strides
-        each = (images, channels, high, factors[0], wide, factors[1])
-        target = View(result.buffer, 0, each, (one, two, three * factors[0], three, four * factors[1], four))
-        a, b, c, d = view.strides
-        self.emitter.elementwise(leaf(1), (View(view.buffer, view.offset, each, (a, b, c, 0, d, 0)),), target)
-        return result
-
-    def _without_padding(
-        self, node: Any, mean: View, geometry: Sequence[tuple[int, int]], size: Shape
-    ) -> Value:
-        """Means over windows that counted their padding, as means over the places inside."""
-        counts = []
-        for (kernel, stride, padding), extent, places in zip(
-            zip(*geometry, strict=True), size, mean.shape[2:], strict=True
-        ):
-            starts = np.arange(places) * stride - padding
-            counts.append(np.minimum(starts + kernel, extent) - np.maximum(starts, 0))
-        factor = math.prod(geometry[0]) / np.outer(*counts)
-        spread = self._spread(factor, mean.shape, [2, 3])
-        return self.compose(node, lambda x, f: op("mul", x, f), [mean, spread])
-
-
-def _axes(given: Any, shape: Shape) -> list[int]:
-    """Axes counted from the front; all where none are named."""
-    if given is None or given == []:
-        return list(range(len(shape)))
-    return sorted(int(a) % len(shape) for a in (given if isinstance(given, list | tuple) else [given]))

@@ -1,4 +1,4 @@
-"""Handlers of vector work that is more than elementwise: norms, softmax, pools, joins, embeddings."""
+"""Handlers of vector work that is more than elementwise: norms, softmax, joins, padding, embeddings."""
 # pyright: basic
 # torch.fx nodes carry untyped arguments and metadata.
 
@@ -6,15 +6,15 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import fx
 from torch.fx.node import map_arg
 
 from hwsim.compile.emit import Emitter, sink_of, source_of
 from hwsim.compile.expr import Node, const, leaf, op, remap
-from hwsim.compile.rowwise import LayerNorm, Softmax
-from hwsim.compile.values import Const, Lazy, Pending, Value, View, collapse, ordered_strides, row_major
-from hwsim.compile.vector import Gather, Pool
-from hwsim.errors import UserError
+from hwsim.compile.rowwise import LayerNorm, RmsNorm, Softmax
+from hwsim.compile.values import Const, Lazy, Pending, Value, View, collapse, row_major
+from hwsim.compile.vector import Gather
 
 
 def _swap_operand0(node: Node, own: int) -> Node:
@@ -30,7 +30,7 @@ class VectorLowering:
     stored: Callable[[fx.Node], View]
     compose: Callable[..., Value]
     _softmax_along: Callable[..., View]
-    _without_padding: Callable[..., Value]
+    reflected: Callable[..., View]
 
     def _last_dense(self, view: View) -> View:
         """The view, copied unless its last axis is contiguous."""
@@ -62,26 +62,49 @@ class VectorLowering:
 
         return Pending(shape, tuple(range(len(shape))), emit, leaf(0))
 
-    def _aten_layer_norm_default(self, node: Any) -> Pending:
-        arguments = list(node.args) + [None] * 5
-        x = self._last_dense(self.stored(arguments[0]))
-        if len(arguments[1]) != 1:
-            raise UserError(f"layer {self.emitter.layer}: layer norm over several axes has no kernel")
-        weight = node.kwargs.get("weight", arguments[2])
-        bias = node.kwargs.get("bias", arguments[3])
-        epsilon = float(arguments[4] if arguments[4] is not None else node.kwargs.get("eps", 1e-5))
-        parallel = self.emitter.parallel
+    def _aten_layer_norm_default(self, node: Any) -> Value:
+        given = list(node.args) + [None] * 5
+        weight, bias = node.kwargs.get("weight", given[2]), node.kwargs.get("bias", given[3])
+        epsilon = given[4] if given[4] is not None else node.kwargs.get("eps", 1e-5)
+        return self._normed(node, LayerNorm, (weight, bias), float(epsilon))
 
-        def make(dims: Any, columns: int, epilogue: Node, sources: Any, sink: Any) -> LayerNorm:
-            return LayerNorm(dims, columns, epilogue, sources, sink, parallel, epsilon)
+    def _aten_native_layer_norm_default(self, node: Any) -> list[Value]:
+        return [self._normed(node, LayerNorm, node.args[2:4], float(node.args[4]))]
+
+    def _aten_rms_norm_default(self, node: Any) -> Value:
+        weight, epsilon = [*node.args, None, None][2:4]
+        least = torch.finfo(torch.float32).eps
+        return self._normed(node, RmsNorm, (weight, None), least if epsilon is None else float(epsilon))
+
+    def _normed(
+        self, node: Any, norm: type[LayerNorm | RmsNorm], affine: Sequence[Any], epsilon: float
+    ) -> Value:
+        """A norm over the last axes, then its factors and its shifts."""
+        x, axes, parallel = self.stored(node.args[0]), len(node.args[1]), self.emitter.parallel
+        shape = x.shape
+        parameters = [None if p is None else self.stored(p) for p in affine]
+        if axes > 1:  # as one axis
+            lead, columns = shape[:-axes], math.prod(shape[-axes:])
+            x = self.emitter.dense(x)
+            x = View(x.buffer, x.offset, (*lead, columns), row_major((*lead, columns)))
+            parameters = [
+                None if p is None else View(p.buffer, p.offset, (columns,), (1,)) for p in parameters
+            ]
+        x = self._last_dense(x)
+
+        def make(dims: Any, columns: int, epilogue: Node, sources: Any, sink: Any) -> LayerNorm | RmsNorm:
+            return norm(dims, columns, epilogue, sources, sink, parallel, epsilon)
 
         base = self.rowwise(x.shape, [x], make)
         tree, leaves = leaf(0), []
-        for name, parameter in (("mul", weight), ("add", bias)):
+        for name, parameter in zip(("mul", "add"), parameters, strict=True):
             if parameter is not None:
-                leaves.append(self.stored(parameter).broadcast(x.shape))
+                leaves.append(parameter.broadcast(x.shape))
                 tree = op(name, tree, leaf(len(leaves)))
-        return Pending(base.shape, base.order, base.emit, tree, tuple(leaves))
+        made = Pending(base.shape, base.order, base.emit, tree, tuple(leaves))
+        if axes == 1:
+            return made
+        return View(self.emitter.view(made).buffer, 0, shape, row_major(shape))
 
     def _aten_softmax_int(self, node: Any) -> Value:
         source, axis = node.args[0], int(node.args[1])
@@ -138,14 +161,22 @@ class VectorLowering:
         widths = [int(w) for w in node.args[1]]
         if not any(widths):
             return self.values[node.args[0]]
-        if min(widths) < 0 or (len(node.args) > 2 and node.args[2] != "constant"):
-            raise UserError(f"layer {self.emitter.layer}: only constant padding outwards has a kernel")
+        mode = node.args[2] if len(node.args) > 2 else "constant"
+        if mode != "constant":
+            return self.reflected(self.stored(node.args[0]), widths, mode)
         fill = float(node.args[3]) if len(node.args) > 3 and node.args[3] is not None else 0.0
         shape = tuple(node.meta["val"].shape)
         result = View(self.emitter.work(math.prod(shape)), 0, shape, row_major(shape))
         self.emitter.elementwise(const(fill), (), result)
-        offset = sum(widths[2 * i] * result.strides[len(shape) - 1 - i] for i in range(len(widths) // 2))
         source = self.values[node.args[0]]
+        if min(widths) < 0:  # cut there
+            source = self.stored(node.args[0])
+            for i in range(len(widths) // 2):
+                before, after = (max(-w, 0) for w in widths[2 * i : 2 * i + 2])
+                axis = len(shape) - 1 - i
+                source = _window(source, axis, before, source.shape[axis] - before - after)
+            widths = [max(w, 0) for w in widths]
+        offset = sum(widths[2 * i] * result.strides[len(shape) - 1 - i] for i in range(len(widths) // 2))
         self.emitter.into(source, View(result.buffer, offset, tuple(source.shape), result.strides))
         return result
 
@@ -168,59 +199,6 @@ class VectorLowering:
         self.emitter.step(kernel, [table.buffer, indices.buffer, result.buffer])
         return result
 
-    def _aten_max_pool2d_default(self, node: Any) -> Value:
-        arguments = list(node.args) + [None] * 5
-        kernel, stride = _pair(arguments[1]), _pair(arguments[2] or arguments[1])
-        return self._pool(node, (kernel, stride, _pair(arguments[3] or 0), _pair(arguments[4] or 1)), False)
-
-    def _aten_avg_pool2d_default(self, node: Any) -> Value:
-        arguments = list(node.args) + [None] * 5
-        kernel, stride, padding = (
-            _pair(arguments[1]),
-            _pair(arguments[2] or arguments[1]),
-            _pair(arguments[3] or 0),
-        )
-        mean = self._pool(node, (kernel, stride, padding, (1, 1)), True)
-        if any(padding) and arguments[5] is False:
-            size = tuple(self.values[node.args[0]].shape[2:])
-            return self._without_padding(node, mean, (kernel, stride, padding), size)
-        return mean
-
-    def _aten_adaptive_avg_pool2d_default(self, node: Any) -> Value:
-        source = self.values[node.args[0]]
-        out = _pair(node.args[1])
-        size = source.shape[-2:]
-        if size[0] % out[0] or size[1] % out[1]:
-            raise UserError(
-                f"layer {self.emitter.layer}: adaptive pooling from {size} to {out} has no kernel"
-            )
-        window = (size[0] // out[0], size[1] // out[1])
-        return self._pool(node, (window, window, (0, 0), (1, 1)), True)
-
-    def _pool(self, node: Any, geometry: tuple[tuple[int, int], ...], mean: bool) -> View:
-        kernel, stride, padding, dilation = geometry
-        view = self.stored(node.args[0])
-        shape = tuple(node.meta["val"].shape)
-        order = (0, 2, 3, 1)
-        result = View(self.emitter.work(math.prod(shape)), 0, shape, ordered_strides(shape, order))
-        high, wide = view.strides[2], view.strides[3]
-        offset = -padding[0] * high - padding[1] * wide
-        moved = View(view.buffer, view.offset + offset, view.shape, view.strides)
-        limits: list[tuple[int, int, int, int] | None] = [None, None]
-        if any(padding):
-            if any(d != 1 for d in dilation):
-                raise UserError(f"layer {self.emitter.layer}: dilated pooling with padding has no kernel")
-            limits = [(1 + i, stride[i], padding[i], view.shape[2 + i]) for i in range(2)]
-        pool = Pool(
-            (shape[0], shape[2], shape[3]), shape[1],
-            ((kernel[0], high * dilation[0]), (kernel[1], wide * dilation[1])), tuple(limits),
-            mean, float(kernel[0] * kernel[1]),
-            (source_of(moved, (view.strides[0], high * stride[0], wide * stride[1]), view.strides[1]),),
-            sink_of(result, (result.strides[0], result.strides[2], result.strides[3]), 1),
-        )  # fmt: skip
-        self.emitter.step(pool, [view.buffer, result.buffer])
-        return result
-
 
 def _rolled(source: View, target: View, moves: list[tuple[int, int]]) -> list[tuple[View, View]]:
     """Pairs of windows; along each moved axis the last ``shift`` places come first."""
@@ -240,11 +218,6 @@ def _rolled(source: View, target: View, moves: list[tuple[int, int]]) -> list[tu
 def _window(view: View, axis: int, start: int, count: int) -> View:
     shape = (*view.shape[:axis], count, *view.shape[axis + 1 :])
     return View(view.buffer, view.offset + start * view.strides[axis], shape, view.strides)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    values = list(value) if isinstance(value, list | tuple) else [value]
-    return (int(values[0]), int(values[-1]))
 
 
 __all__ = ["VectorLowering"]

@@ -1,4 +1,4 @@
-"""Kernels over rows with a fused epilogue: elementwise chains, layer norm, softmax.
+"""Kernels over rows with a fused epilogue: elementwise chains, norms, softmax.
 
 All of them open the same loops, make a value for each vector of the row, and store it through the epilogue; they
 differ in what the first value is. Leaf 0 of the epilogue is that value, leaf i + 1 is operand i.
@@ -113,6 +113,25 @@ class LayerNorm(Elementwise):
         root = tirx.sqrt(variance + tirx.const(self.epsilon, "float32"))
         inverse = broadcast(row.code.bind("v", tirx.div(tirx.const(1.0, "float32"), root)), row.lanes)
         row.store(lambda column: (row.operand(column) - centre) * inverse)
+
+
+@dataclass(frozen=True)
+class RmsNorm(Elementwise):
+    """``x / sqrt(mean(x**2) + eps)`` of operand 0 over the row, then the epilogue (Zhang and Sennrich 2019)."""
+
+    epsilon: float = 1e-6
+
+    def write(self, row: _Row) -> None:
+        """The squares, then the result."""
+
+        def square(column: Any) -> Any:
+            value = row.code.bind("d", row.operand(column))
+            return value * value
+
+        mean = row.reduce(0.0, square, lambda a, b: a + b) * tirx.const(1.0 / self.columns, "float32")
+        root = tirx.sqrt(mean + tirx.const(self.epsilon, "float32"))
+        inverse = broadcast(row.code.bind("v", tirx.div(tirx.const(1.0, "float32"), root)), row.lanes)
+        row.store(lambda column: row.operand(column) * inverse)
 
 
 @dataclass(frozen=True)

@@ -211,5 +211,5 @@ class Gather:
                 start = code.bind("g", start + index * self.columns)
             with code.loop(self.columns) as column:
                 place = column if self.by_row else indices.vload([table.offset + column])
-                code.store(out, target + column, operand.vload([start + place]))
+                code.store(out, target + column, operand.vload([start + place]).astype(self.sink.dtype))
         return code.function()

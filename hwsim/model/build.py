@@ -5,7 +5,6 @@ the slowest part of creating a network and would be overwritten.
 """
 
 import contextlib
-import inspect
 import json
 import logging
 from collections.abc import Generator
@@ -19,7 +18,8 @@ from torch.overrides import TorchFunctionMode
 
 from hwsim.errors import UserError, first_line
 from hwsim.model.factory import OwnWeights, build_from_factory
-from hwsim.model.hf_configs import CONFIGS, DEFAULT_SEQUENCE
+from hwsim.model.hf_configs import CONFIGS
+from hwsim.model.hf_inputs import ExampleInputs, data_facts, example_noise
 from hwsim.model.sources import ModelSource, unknown_name
 from hwsim.model.torchvision_shim import declare_missing_operators
 
@@ -115,7 +115,7 @@ def _build_timm(source: ModelSource, device: Device, batch: int) -> Built:
         "std": tuple(config.get("std", ())), "interpolation": config.get("interpolation"),
         "crop_pct": config.get("crop_pct"), "num_classes": getattr(module, "num_classes", None),
     }  # fmt: skip
-    return Built(module.eval(), (_example_image((batch, channels, height, width), device),), {}, data)
+    return Built(module.eval(), (example_noise((batch, channels, height, width), device),), {}, data)
 
 
 def _build_transformers(source: ModelSource, device: Device, batch: int, sequence: int | None) -> Built:
@@ -134,32 +134,35 @@ def _build_transformers(source: ModelSource, device: Device, batch: int, sequenc
     try:
         config = CONFIG_MAPPING[kind](**values)
         with _cheaply(device):
-            if architecture:
-                cls: Any = getattr(transformers, architecture)
-                module = cls._from_config(config, attn_implementation="sdpa", dtype=torch.float32)
-            else:
-                module = transformers.AutoModel.from_config(config, attn_implementation="sdpa")
+            module = _transformers_module(transformers, config, architecture)
     except Exception as error:  # whatever a wrong configuration makes the library stumble over
         raise UserError(
             f"--model {source.asked}: transformers cannot build {architecture or kind} ({first_line(error)})"
         ) from error
-    length = sequence or min(DEFAULT_SEQUENCE, getattr(config, "max_position_embeddings", DEFAULT_SEQUENCE))
-    limit = getattr(config, "max_position_embeddings", None)
-    if limit is not None and length > limit:
-        raise UserError(
-            f"--sequence {length}: {source.resolved} has {limit} positions; ask for at most {limit}"
-        )
-    tokens = _example_tokens((batch, length), config.vocab_size, device)
-    forward = inspect.signature(type(module).forward).parameters
-    switches = {"use_cache": False} if "use_cache" in forward else {}
-    inputs: dict[str, Any] = {"input_ids": tokens}
-    if "use_cache" not in forward or (
-        not getattr(config, "is_decoder", True) and kind in ("bert", "roberta")
-    ):
-        inputs["attention_mask"] = torch.ones_like(tokens)
-    data = {"kind": "text", "sequence": length, "vocab_size": config.vocab_size, "architecture": type(module).__name__,
-            "folder": None if folder is None else str(folder)}  # fmt: skip
-    return Built(module.eval(), (), {**inputs, **switches}, data)
+    examples = ExampleInputs(module, batch, sequence, device)
+    inputs, data = examples.make(), data_facts(examples, folder)
+    switches = {"use_cache": False} if "use_cache" in examples.forward else {}
+    module.eval()
+    if list(inputs) == list(examples.forward)[1:2]:  # by position, as pictures are given everywhere else
+        return Built(module, tuple(inputs.values()), switches, data)
+    return Built(module, (), {**inputs, **switches}, data)
+
+
+def _transformers_module(library: Any, config: Any, architecture: str | None) -> Any:
+    """With attention as one call where the model knows it, which export then opens; else as it is written."""
+
+    def make(attention: str) -> Any:
+        if architecture:
+            cls: Any = getattr(library, architecture)
+            return cls._from_config(config, attn_implementation=attention, dtype=torch.float32)
+        return library.AutoModel.from_config(config, attn_implementation=attention)
+
+    try:
+        return make("sdpa")
+    except ValueError as error:
+        if "scaled_dot_product_attention" not in str(error):
+            raise
+    return make("eager")
 
 
 def _transformers_config(source: ModelSource) -> tuple[dict[str, Any], Path | None]:
@@ -191,16 +194,3 @@ def _transformers_config(source: ModelSource) -> tuple[dict[str, Any], Path | No
             f"give hf:path/to/config.json, or one of {known}"
         )
     return json.loads(found.read_text(encoding="utf-8")), found.parent
-
-
-def _example_image(size: tuple[int, ...], device: Device) -> Tensor:
-    """Seeded noise, so that a run on the example inputs exercises every layer."""
-    if device == "meta":
-        return torch.empty(size, device="meta")
-    return torch.randn(size, generator=torch.Generator().manual_seed(0))
-
-
-def _example_tokens(size: tuple[int, ...], vocabulary: int, device: Device) -> Tensor:
-    if device == "meta":
-        return torch.empty(size, dtype=torch.long, device="meta")
-    return torch.randint(0, vocabulary, size, generator=torch.Generator().manual_seed(0))

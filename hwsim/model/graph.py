@@ -6,7 +6,7 @@ network only through it. It imports neither torch nor networkx, so reading it co
 Counting. One multiply-accumulate (MAC) is one multiplication and one addition. A product layer is seen as
 ``batch x groups`` independent matrix products of (m x k) by (k x n); its MACs are their product. Vector work
 (norms, softmax, activations, additions, pools) is listed with its elements and has no MACs. Pure views
-(reshape, permute, slice, expand) are no layers.
+(reshape, permute, slice, expand) are no layers; those that no strides describe are copies (``hwsim.model.copies``).
 """
 
 import json

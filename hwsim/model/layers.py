@@ -34,8 +34,8 @@ def layer_graph(module: fx.GraphModule, model: str, parameters: int) -> LayerGra
 
 
 def producer(node: fx.Node) -> str | None:
-    """Name of the layer or input behind a node, views skipped; None for stored tensors."""
-    while operators.is_view(node):
+    """Name of the layer or input behind a node, views skipped that move nothing; None for stored tensors."""
+    while operators.is_view(node) and "layer" not in node.meta:
         node = node.all_input_nodes[0]
     if node.op == "placeholder":
         return f"input:{node.target}"
@@ -46,7 +46,7 @@ def _layer(node: fx.Node, group: str | None) -> Layer:
     sources = [
         (name, rewrite.shape(item)) for item in _operands(node) if (name := producer(item)) is not None
     ]
-    op = operators.op_name(node)
+    op = "copy" if operators.is_view(node) else operators.op_name(node)
     if op.startswith(_UNCOUNTED):
         log.warning("%s: MACs of %s are not counted; it stays in float", node.meta["layer"], op)
     common: dict[str, Any] = {

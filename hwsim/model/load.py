@@ -42,10 +42,11 @@ from hwsim.model.layers import layer_graph
 from hwsim.model.naming import assign_names
 from hwsim.model.norms import recognise_rms_norms
 from hwsim.model.pretrained import load_pretrained
-from hwsim.model.products import normalise_products
+from hwsim.model.products import align_batches, normalise_products
 from hwsim.model.random_statistics import set_batch_statistics
 from hwsim.model.simplify import clean, drop_neutral_masks, fold_constants
 from hwsim.model.sources import SHAPES_ONLY, ModelSource, parse_source
+from hwsim.model.transposed import open_transposed
 from hwsim.model.weights import WeightsInfo, fill_random, load_file, sha256_of_file, sha256_of_tensors
 
 log = logging.getLogger(__name__)
@@ -212,9 +213,11 @@ def simplify(module: fx.GraphModule) -> None:
     recognise_rms_norms(module)
     fold_constants(module)
     drop_neutral_masks(module)
+    open_transposed(module)
     normalise_products(module)
     fold_batch_norms(module)
     open_attention(module)
+    align_batches(module)
     fold_constants(module)
     _settle(module)
     assign_names(module)

@@ -10,12 +10,14 @@ from collections import Counter
 from torch import fx
 
 from hwsim.model import operators, rewrite
+from hwsim.model.copies import copying_views
 from hwsim.model.rewrite import aten
 
 
 def assign_names(module: fx.GraphModule) -> None:
     """Set ``node.meta["layer"]`` and ``node.meta["kind"]`` on every layer node."""
-    nodes = [node for node in module.graph.nodes if operators.kind_of(node) is not None]
+    copies = copying_views(module.graph)
+    nodes = [node for node in module.graph.nodes if operators.kind_of(node) is not None or node in copies]
     paths = {node: _path(node) for node in nodes}
     composite = _composites(module.graph)
     alone = Counter(paths.values())
@@ -23,7 +25,7 @@ def assign_names(module: fx.GraphModule) -> None:
     taken: set[str] = set()
     for node in nodes:
         path = paths[node]
-        step = attention.get(node, operators.op_name(node))
+        step = "copy" if node in copies else attention.get(node, operators.op_name(node))
         leaf = bool(path) and path not in composite and node not in attention
         # A leaf that does one thing, or whose one product does the thing, owns the bare path.
         owns = leaf and (
@@ -36,7 +38,7 @@ def assign_names(module: fx.GraphModule) -> None:
             name = f"{wanted}_{number}"
         taken.add(name)
         node.meta["layer"] = name
-        node.meta["kind"] = operators.kind_of(node)
+        node.meta["kind"] = operators.kind_of(node) or "other"
 
 
 def _path(node: fx.Node) -> str:

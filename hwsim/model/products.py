@@ -8,11 +8,10 @@ become ``linear`` (weight of shape outputs x inputs).
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalMemberAccess=false
 # pyright: reportReturnType=false, reportFunctionMemberAccess=false
 
-from typing import Any
+import math
 
 import torch
-from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch import fx
 
 from hwsim.model import rewrite
 from hwsim.model.rewrite import aten
@@ -34,7 +33,7 @@ _HIDING = {
 def normalise_products(module: fx.GraphModule) -> None:
     """Rewrite every product that has another spelling."""
     for node in rewrite.calls(module.graph, *_HIDING):
-        _inline(node)
+        rewrite.inline(node)
     for node in rewrite.calls(module.graph, aten.addmm.default):
         _split_addmm(module, node)
     for node in rewrite.calls(module.graph, aten.mm.default, aten.bmm.default, aten.mv.default):
@@ -44,7 +43,7 @@ def normalise_products(module: fx.GraphModule) -> None:
     for node in rewrite.calls(module.graph, aten.linear.default):
         if node.args[1].op != "get_attr":
             _linear_to_matmul(node)
-    for node in rewrite.calls(module.graph, aten.conv1d.default):
+    for node in rewrite.calls(module.graph, aten.conv1d.default, aten.conv1d.padding):
         _conv1d_to_conv2d(module, node)
     for node in rewrite.calls(module.graph, aten.convolution.default):
         _convolution_to_conv2d(node)
@@ -53,35 +52,6 @@ def normalise_products(module: fx.GraphModule) -> None:
     for node in rewrite.calls(module.graph, aten.conv2d.default):
         _fill_defaults(node)
     rewrite.drop_dead(module)
-
-
-def _inline(node: fx.Node) -> None:
-    """Replace a composite call by the calls it consists of."""
-    flat = list(node.all_input_nodes)
-
-    def run(*tensors: Tensor) -> Any:
-        table = dict(zip(flat, tensors, strict=True))
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), table.__getitem__)  # type: ignore[attr-defined]
-        return node.target(*args, **kwargs)  # type: ignore[operator]
-
-    with torch.no_grad():
-        traced = make_fx(run)(*[rewrite.value(item) for item in flat])
-    copies: dict[fx.Node, fx.Node] = {}
-    for inner, outer in zip((n for n in traced.graph.nodes if n.op == "placeholder"), flat, strict=True):
-        copies[inner] = outer
-    for inner in traced.graph.nodes:
-        if inner.op != "call_function":
-            continue
-        args, kwargs = fx.node.map_arg((inner.args, inner.kwargs), copies.__getitem__)  # type: ignore[attr-defined]
-        target = aten.reshape.default if "view" in str(inner.target) else inner.target
-        copies[inner] = rewrite.emit(node, target, *args, like=node, **kwargs)
-    result = next(n for n in traced.graph.nodes if n.op == "output").args[0]
-    if isinstance(result, fx.Node):
-        rewrite.replace(node, copies[result])
-        return
-    for user in list(node.users):
-        rewrite.replace(user, copies[result[user.args[1]]])
-    node.graph.erase_node(node)
 
 
 def _split_addmm(module: fx.GraphModule, node: fx.Node) -> None:
@@ -138,9 +108,10 @@ def _conv1d_to_conv2d(module: fx.GraphModule, node: fx.Node) -> None:
     """A 1-d convolution is a 2-d one of height 1."""
     weight = node.args[1]
     padding = rewrite.argument(node, 4, "padding", [0])
-    if weight.op != "get_attr" or isinstance(padding, str):
+    if weight.op != "get_attr":
         return
     stride, dilation = rewrite.argument(node, 3, "stride", [1]), rewrite.argument(node, 5, "dilation", [1])
+    target = aten.conv2d.padding if isinstance(padding, str) else aten.conv2d.default
     tensor = rewrite.get_tensor(module, str(weight.target))
     name = rewrite.free_name(module, f"{weight.target}_2d")
     flat = tensor.detach().unsqueeze(2)
@@ -148,7 +119,8 @@ def _conv1d_to_conv2d(module: fx.GraphModule, node: fx.Node) -> None:
     stored = rewrite.read_node(node, name, flat)
     image = rewrite.emit(node, aten.unsqueeze.default, node.args[0], -2, like=node)
     result = rewrite.emit(
-        node, aten.conv2d.default, image, stored, rewrite.argument(node, 2, "bias"), [1, *stride], [0, *padding],
+        node, target, image, stored, rewrite.argument(node, 2, "bias"), [1, *stride],
+        padding if isinstance(padding, str) else [0, *padding],
         [1, *dilation], rewrite.argument(node, 6, "groups", 1), like=node,
     )  # fmt: skip
     rewrite.replace(node, rewrite.emit(node, aten.squeeze.dim, result, -2, like=node))
@@ -191,3 +163,44 @@ def _fill_defaults(node: fx.Node) -> None:
         pair = list(pair) if isinstance(pair, list | tuple) else [pair]
         values[position] = pair * 2 if len(pair) == 1 else pair
     node.args, node.kwargs = tuple(values), {}
+
+
+def align_batches(module: fx.GraphModule) -> None:
+    """Give both operands of every product of activations the same batch, and at least two axes."""
+    for node in rewrite.calls(module.graph, aten.matmul.default):
+        left, right = node.args
+        lead = [rewrite.shape(item)[:-2] for item in (left, right)]
+        if 1 in (len(rewrite.shape(left)), len(rewrite.shape(right))):
+            _matrix_by_vector(node)
+        elif lead[0] != lead[1]:
+            _same_batch(node)
+
+
+def _matrix_by_vector(node: fx.Node) -> None:
+    """A vector as a matrix of one row or one column."""
+    left, right = node.args
+    row, column = (len(rewrite.shape(item)) == 1 for item in (left, right))
+    left = rewrite.emit(node, aten.unsqueeze.default, left, 0) if row else left
+    right = rewrite.emit(node, aten.unsqueeze.default, right, 1) if column else right
+    product = rewrite.emit(node, aten.matmul.default, left, right, like=node)
+    if rewrite.shape(left)[:-2] != rewrite.shape(right)[:-2]:
+        product = _same_batch(product)
+    for squeezed, axis in ((column, -1), (row, -1 if column else -2)):
+        product = rewrite.emit(node, aten.squeeze.dim, product, axis) if squeezed else product
+    rewrite.replace(node, product)
+
+
+def _same_batch(node: fx.Node) -> fx.Node:
+    """Rows of all batches together where the second operand has none, else repeated to the common batch."""
+    left, right = node.args
+    shape, (rows, depth) = rewrite.shape(node), rewrite.shape(left)[-2:]
+    if len(rewrite.shape(right)) == 2:
+        flat = rewrite.emit(node, aten.reshape.default, left, [math.prod(shape[:-1]), depth])
+        product = rewrite.emit(node, aten.matmul.default, flat, right, like=node)
+        product = rewrite.emit(node, aten.reshape.default, product, list(shape))
+    else:
+        left = rewrite.emit(node, aten.expand.default, left, [*shape[:-2], rows, depth])
+        right = rewrite.emit(node, aten.expand.default, right, [*shape[:-2], depth, shape[-1]])
+        product = rewrite.emit(node, aten.matmul.default, left, right, like=node)
+    rewrite.replace(node, product)
+    return product

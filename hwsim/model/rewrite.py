@@ -5,11 +5,12 @@ Shapes travel as ``node.meta["val"]``: a tensor (or a list of tensors) on the me
 # nn.Module has no public way to delete or replace a parameter by name.
 # pyright: reportPrivateUsage=false
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
 
 aten = torch.ops.aten
 KEPT_META = ("nn_module_stack", "stack_trace")
@@ -136,6 +137,39 @@ def calls(graph: fx.Graph, *targets: Any) -> Iterator[fx.Node]:
     """The calls of some targets, in order; the graph may be edited meanwhile."""
     wanted = set(targets)
     return (node for node in list(graph.nodes) if node.op == "call_function" and node.target in wanted)
+
+
+def inline(node: fx.Node, table: Mapping[Any, Any] | None = None) -> list[fx.Node]:
+    """Replace a call by the calls it consists of, or that ``table`` decomposes it into; returns these."""
+    flat = list(node.all_input_nodes)
+
+    def run(*given: Tensor) -> Any:
+        by_node = dict(zip(flat, given, strict=True))
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), by_node.__getitem__)  # type: ignore[attr-defined]
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    with torch.no_grad():
+        traced = make_fx(run, decomposition_table=table)(*[value(item) for item in flat])
+    copies: dict[fx.Node, fx.Node] = {}
+    for inner, outer in zip((n for n in traced.graph.nodes if n.op == "placeholder"), flat, strict=True):
+        copies[inner] = outer
+    made: list[fx.Node] = []
+    for inner in traced.graph.nodes:
+        if inner.op != "call_function":
+            continue
+        args, kwargs = fx.node.map_arg((inner.args, inner.kwargs), copies.__getitem__)  # type: ignore[attr-defined]
+        viewed = inner.target in (aten.view.default, aten._unsafe_view.default)
+        target = aten.reshape.default if viewed else inner.target
+        copies[inner] = emit(node, target, *args, like=node, **kwargs)
+        made.append(copies[inner])
+    result = next(n for n in traced.graph.nodes if n.op == "output").args[0]
+    if isinstance(result, fx.Node):
+        replace(node, copies[result])
+        return made
+    for user in list(node.users):
+        replace(user, copies[result[user.args[1]]])  # type: ignore[index]
+    node.graph.erase_node(node)
+    return made
 
 
 def drop_dead(module: fx.GraphModule) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from hwsim.errors import UserError, first_line
 from hwsim.model import rewrite
 from hwsim.model.export import is_in_place
 from hwsim.model.rewrite import aten
@@ -44,6 +45,11 @@ _CHECKS = {
     aten.sym_constrain_range_for_size.default,
 }
 _RESHAPES = {aten.view.default, aten._unsafe_view.default, aten.view_copy.default}
+_FILLED: dict[Any, float | None] = {
+    aten.zeros_like.default: 0, aten.ones_like.default: 1, aten.empty_like.default: 0, aten.full_like.default: None,
+    aten.new_zeros.default: 0, aten.new_ones.default: 1, aten.new_empty.default: 0, aten.new_full.default: None,
+}  # fmt: skip
+"""Tensors in the shape of another: what they are filled with (None: what the call says)."""
 _RANDOM = ("rand", "bernoulli", "normal", "dropout", "multinomial")
 
 
@@ -61,6 +67,8 @@ def clean(module: fx.GraphModule) -> None:
             rewrite.replace(node, node.args[0])
         elif node.target in _RESHAPES:
             node.target = aten.reshape.default
+        elif node.target in _FILLED:
+            _fill(node)
         elif is_in_place(node.target):
             _make_functional(node)
 
@@ -86,6 +94,16 @@ def _make_functional(node: fx.Node) -> None:
         node.target = overload
 
 
+def _fill(node: fx.Node) -> None:
+    """Shapes are fixed, so a tensor in the shape of another depends on nothing."""
+    number = _FILLED[node.target]
+    number = node.args[-1] if number is None else number
+    made, plain = rewrite.tensors(node)[0], isinstance(number, int | float)
+    if plain:
+        node.target, node.args = aten.full.default, (list(made.shape), number)
+        node.kwargs = {"dtype": made.dtype, "device": torch.device("cpu")}
+
+
 def fold_constants(module: fx.GraphModule) -> None:
     """Compute every call that depends on stored tensors alone, and store its result."""
     order = {node: index for index, node in enumerate(module.graph.nodes)}
@@ -96,7 +114,7 @@ def fold_constants(module: fx.GraphModule) -> None:
         ):
             constant.add(node)
     values: dict[fx.Node, Any] = {}
-    for node in order:
+    for node in list(order):
         if node not in constant or node.op == "get_attr" or not isinstance(node.meta.get("val"), Tensor):
             continue
         if all(user in constant and user.op != "output" for user in node.users):
@@ -110,6 +128,7 @@ def fold_constants(module: fx.GraphModule) -> None:
         stored = rewrite.read_node(node, name, tensor)
         rewrite.set_tensor(module, name, tensor, parameter=parameter and tensor.is_floating_point())
         rewrite.replace(node, stored)
+        order[stored] = order[node]  # later constants may read it
     rewrite.drop_dead(module)
 
 
@@ -188,5 +207,11 @@ def _compute(module: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any]) 
     args = tuple(device if isinstance(item, torch.device) else item for item in args)
     if isinstance(kwargs.get("device"), torch.device):
         kwargs = {**kwargs, "device": device}
-    with torch.no_grad():
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+    try:
+        with torch.no_grad():
+            return node.target(*args, **kwargs)  # type: ignore[operator]
+    except (IndexError, RuntimeError) as error:
+        where = rewrite.module_path(node) or node.name
+        raise UserError(
+            f"{where}: {node.target} of stored tensors fails ({first_line(error)}); the model itself cannot run"
+        ) from error
