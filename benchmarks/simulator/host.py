@@ -183,10 +183,8 @@ def report(target: Target, folder: Path, failed: dict[str, str]) -> None:
         f"{len(totals)} models, worst {100 * max(totals):.1f} %; median layer within 8 %: "
         f"{sum(e <= 0.08 for e in layers)} of {len(layers)} models.",
         markdown(headings, [subject_row(bench, subject) for subject, bench in benches.items()]),
-        "Not in the model: copies that a view asks of the compiled code (swin's windows; they count to the first "
-        "layer), look-ups in a table of embeddings beyond a copy's pace, and additions that stand alone, whose "
-        "operands are floats here and are priced at eight bits. Layers are timed one by one, each at its fastest, so "
-        "an inference takes one to four per cent longer than their sum.",
+        "Not in the model: look-ups in a table of embeddings beyond a copy's pace. Layers are timed one by one, each "
+        "at its fastest, so an inference takes one to four per cent longer than their sum.",
         "By operator, all models together (vector work that a product swallows is counted to the product):",
         kinds_table(list(benches.values())),
         *[f"Not measured: {subject} ({why})." for subject, why in failed.items()],

@@ -154,7 +154,7 @@ def measure_machine(device: Device, name: str, threads: int = 1) -> Measured:
         "description": f"{device.name}, {threads} thread{'s' * (threads > 1)}, this program's own kernels; calibrated",
         "clock_hz": clock, "units": {"count": threads, "name": "core"},
         "engines": [linear, convolution, attention, depthwise],
-        "vector": {"elements_per_cycle": vector, "row_cycles": {"norm": 60, "softmax": 60}},
+        "vector": {"bits": 32, "elements_per_cycle": vector, "row_cycles": {"norm": 60, "softmax": 60}},
         "float_fallback": {
             "macs_per_cycle": float_peak / clock, "bits": 32, "efficiency": min(1.0, floats / float_peak)
         },

@@ -51,6 +51,7 @@ def _machine(sha256: str, held: _Held) -> Machine:
         engines=tuple(engines),
         levels=levels,
         vector_rates={kind: target.vector_rate(kind) for kind in VECTOR_KINDS},
+        vector_bits=target.vector.bits if target.vector else None,
         vector_row_cycles={str(kind): n for kind, n in target.vector.row_cycles.items()}
         if target.vector
         else {},

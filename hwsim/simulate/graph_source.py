@@ -14,6 +14,7 @@ from hwsim import files
 from hwsim.errors import UserError
 from hwsim.model.graph import LayerGraph
 
+GRAPHS = 2  # raised when the same model gives another graph: views that copy are layers
 LIBRARIES = ("hwsim", "torch", "timm", "transformers", "torchvision")
 
 
@@ -37,7 +38,7 @@ def layer_graph(model: str, *, batch: int = 1, sequence: int | None = None) -> L
 def cache_path(model: str, batch: int, sequence: int | None) -> Path:
     """Where the graph of this model is kept."""
     versions = ",".join(f"{name}={_version(name)}" for name in LIBRARIES)
-    key = hashlib.sha256(f"{model}|{batch}|{sequence}|{versions}".encode()).hexdigest()[:24]
+    key = hashlib.sha256(f"{GRAPHS}|{model}|{batch}|{sequence}|{versions}".encode()).hexdigest()[:24]
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return root / "hwsim" / "graphs" / f"{key}.json"
 

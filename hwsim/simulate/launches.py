@@ -9,6 +9,7 @@ that take turns, and in each inference every operator is set up again; a batch p
 comes, so it pays once.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -62,14 +63,20 @@ def starts_of(layers: "Sequence[Layer]", machine: Machine) -> Starts:
 def _fused(layers: "Sequence[Layer]", machine: Machine) -> frozenset[str]:
     """Elementwise work, and parts written into place.
 
-    What only moves data (a concatenation, a shift, a look-up) has no way out on which it could add or clamp anything.
+    What only moves data (a concatenation, a shift, a copy, a look-up) has no way out on which it could add or clamp
+    anything; beside such an operand the work joins the layer that made the other, if nobody else reads that.
     """
+    readers = Counter(name for layer in layers for name in layer.inputs)
     movers = {layer.name for layer in layers if layer.kind in ("other", "embedding")}
     found: set[str] = set()
     for layer in layers:
         kind = "concat" if layer.op == "cat" else layer.kind
         made = [name for name in layer.inputs if not name.startswith("input:")]
-        waits = bool(made) if kind == "concat" else not movers.issuperset(made)
+        hosts = [name for name in made if name not in movers]
+        if kind == "concat":
+            waits = bool(made)
+        else:
+            waits = bool(hosts) and (hosts == made or any(readers[name] == 1 for name in hosts))
         if waits and kind in machine.fused_kinds:
             found.add(layer.name)
     return frozenset(found)

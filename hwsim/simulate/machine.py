@@ -78,6 +78,7 @@ class Machine:
     engines: tuple[Engine, ...]
     levels: tuple[Level, ...]
     vector_rates: dict[str, float]
+    vector_bits: int | None = None
     vector_row_cycles: dict[str, float] = field(default_factory=dict[str, float])
     fused_kinds: frozenset[str] = frozenset({"activation", "add", "mul"})
     vector_pj: float = 0.0

@@ -1,4 +1,4 @@
-"""The work between the products: norms, softmax, activations, additions, pools, conversions of width.
+"""The work between the products: norms, softmax, activations, additions, pools, copies, conversions of width.
 
 time = max(elements / rate, bytes / bandwidth of the activations' home) + launch. Elementwise work of the kinds that
 the target's stack fuses into the layer before it (``vector.fused``) pays its arithmetic and its second operand, but no
@@ -92,7 +92,7 @@ def vector_cost(
         rate = min(rate, machine.vector_rates.get("other", rate))
     in_place = fused and layer.op == "cat"  # the parts are written where the whole lies
     work = layer.elements / rate + machine.vector_row_cycles.get(layer.kind, 0.0) * rows(layer)
-    moved = vector_elements(layer, fused) * machine.stored_bits(act_bits) / 8
+    moved = vector_elements(layer, fused) * (machine.vector_bits or machine.stored_bits(act_bits)) / 8
     if in_place:
         work = moved = 0.0
     level = machine.levels[home]

@@ -154,6 +154,8 @@ class Vector(Document):
     ``activation`` does."""
     row_cycles: dict[VectorKind, Positive] = Field(default_factory=dict)
     """Cycles of one unit for each row that a norm, a softmax or a reduction runs along, beside its elements."""
+    bits: Literal[8, 16, 32] | None = None
+    """Width of the values that this work reads and writes; left out, that of the activations."""
     fused: tuple[FusedKind, ...] = FUSED_KINDS
     """Work that the layers before it do on their way out (``concat``: they write into place); the rest are operators
     of their own."""

@@ -103,3 +103,22 @@ def test_what_only_moves_data_cannot_add():
     assert vector_costs(layers, quick)[1].cycles == 8 * 32 / 0.5 + LAUNCH
     behind = replace(position, inputs=("stem",))
     assert starts_of([stem, behind], quick).fused == {"add"}
+
+
+def test_beside_a_copy_work_joins_the_other_operand_if_nobody_else_reads_it():
+    """Where both a window's copy and a residual that is read again come in, the addition stands alone."""
+    stem, moved = linear("stem", 8, 16, 16, ("input:x",)), "copy"
+    copy = FakeLayer("copy", "other", m=8, n=16, inputs=("stem",), input_shapes=((8, 16),), op=moved)
+    other = linear("other", 8, 16, 16, ("stem",))
+    shapes = ((8, 16), (8, 16))
+    residual = FakeLayer("add", "add", m=8, n=16, inputs=("stem", "copy"), input_shapes=shapes)
+    assert starts_of([stem, copy, residual], machine(False)).fused == set()
+    beside = replace(residual, inputs=("other", "copy"))
+    assert starts_of([stem, copy, other, beside], machine(False)).fused == {"add"}
+
+
+def test_vector_work_moves_values_of_its_own_width():
+    layers = [linear("stem", 8, 16, 16, ("input:x",)), replace(block()[-1], inputs=("stem", "stem"))]
+    narrow, wide = (vector_costs(layers, replace(machine(False), vector_bits=bits))[0] for bits in (None, 32))
+    assert wide.traffic_bytes == 4 * narrow.traffic_bytes
+    assert wide.cycles >= narrow.cycles
