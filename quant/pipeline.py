@@ -12,20 +12,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
-import torch
 from torch import Tensor, fx
 
 from quant.equalize import equalized
 from quant.errors import QuantError
 from quant.first_order import FIRST_ORDERS
 from quant.log_codes import ZeroMode
+from quant.methods.bias_choice import CANDIDATES, BiasKind, choose_bias
 from quant.methods.bias_compensation import BiasAxes, BiasPath, Shrinkage
 from quant.methods.calibrate import Calibrated, CalibrationOptions, Progress, calibrate
 from quant.methods.dual_clipping import DualClippingOptions
 from quant.methods.gptq import GptqOptions
+from quant.methods.held_out import divergence, float_logits
 from quant.methods.interpret import GraphRunner, integer_model
 from quant.methods.layer_norm_reparam import TargetScale
-from quant.methods.prediction_loss import prediction_difference
+from quant.methods.output_gain import Gain
 from quant.model_pass import attribute
 from quant.qmodel import QuantizedModel
 from quant.recipe import Recipe
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from quant.methods.pd_quant import UnitProgress
 
 Batch = Sequence[Tensor]
-BIAS_PATHS = get_args(BiasPath)
+BIAS_PATHS, BIAS_GAINS = get_args(BiasPath), get_args(Gain)
 LOG_BASES = {"sqrt2": 2, "2": 1}
 """Bases of the log codes of attention weights, with their steps per octave."""
 
@@ -115,14 +116,33 @@ def calibration_options(recipe: Recipe) -> CalibrationOptions:
     elif "asymmetric" in steps:
         raise QuantError("recipe: asymmetric is a target for gptq; add gptq")
     if "bc" in steps:
-        shrinkage = cast(Shrinkage, recipe.setting("bc", "shrinkage"))
-        named = str(recipe.setting("bc", "path"))
-        if named not in (*BIAS_PATHS, "auto", "fp"):
-            raise QuantError(f"recipe bc.path: no {named!r}; choose from auto, {', '.join(BIAS_PATHS)}")
-        path = cast(BiasPath, {"auto": "quantized", "fp": "float"}.get(named, named))
-        axes = cast(BiasAxes, recipe.setting("bc", "axes"))
-        options = replace(options, bias=shrinkage, bias_path=path, bias_axes=axes)
+        path, gain = bias_kinds(recipe)[0]
+        options = replace(
+            options,
+            bias=cast(Shrinkage, recipe.setting("bc", "shrinkage")),
+            bias_path=path,
+            bias_axes=cast(BiasAxes, recipe.setting("bc", "axes")),
+            bias_gain=gain,
+        )
     return options
+
+
+def bias_kinds(recipe: Recipe) -> list[BiasKind]:
+    """The biases that the recipe leaves to choose from: one where it names the path."""
+    path, gain = str(recipe.setting("bc", "path")), str(recipe.setting("bc", "gain"))
+    for name, value, known in (("path", path, (*BIAS_PATHS, "fp")), ("gain", gain, BIAS_GAINS)):
+        if value not in (*known, "auto"):
+            raise QuantError(f"recipe bc.{name}: no {value!r}; choose from {', '.join(('auto', *known))}")
+    powers = "pow2" in recipe.steps
+    if powers and gain not in ("auto", "none"):
+        raise QuantError("recipe bc.gain: scales made powers of two by pow2 take no gain; set it to none")
+    if path != "auto":
+        named = cast(BiasPath, {"fp": "float"}.get(path, path))
+        return [(named, "none" if gain == "auto" else cast(Gain, gain))]
+    if gain == "auto":
+        return [kind for kind in CANDIDATES if kind[1] == "none" or not powers]
+    paths: dict[BiasPath, None] = dict.fromkeys(kind[0] for kind in CANDIDATES)
+    return [(offered, cast(Gain, gain)) for offered in paths]
 
 
 def expanded(
@@ -158,16 +178,28 @@ def apply_recipe(
     progress: Progress | None = None,
     polish: PolishContext | None = None,
 ) -> Calibrated:
-    """Fit one recipe on all batches, without a referee."""
+    """Fit one recipe on all batches, without a referee; a bias that it leaves open is chosen on them, too."""
     if "dfq" in recipe.steps:
         module, _ = equalized(module)
-    runner = GraphRunner(module)
-    weighted = {product.name for product in runner.products.values() if product.kind != "matmul"}
-    plan = expanded(assignment, recipe, weighted)
+    if "bc" in recipe.steps and len(bias_kinds(recipe)) > 1:
+        rounded = calibrate(
+            module,
+            _plan(module, assignment, recipe),
+            batches,
+            replace(calibration_options(recipe), bias=None),
+            progress,
+        )
+        recipe = _settled(rounded, assignment, batches, recipe)
+    plan = _plan(module, assignment, recipe)
     calibrated = calibrate(module, plan, batches, calibration_options(recipe), progress)
     if "pd" in recipe.steps:
         calibrated = _polished(calibrated, batches, recipe, polish or PolishContext())
     return calibrated
+
+
+def _plan(module: fx.GraphModule, assignment: Mapping[str, Scheme], recipe: Recipe) -> dict[str, Scheme]:
+    products = GraphRunner(module).products.values()
+    return expanded(assignment, recipe, {p.name for p in products if p.kind != "matmul"})
 
 
 def architecture_of(runner: GraphRunner) -> str:
@@ -239,53 +271,31 @@ def run_recipe(
         return PipelineResult(
             apply_recipe(module, assignment, fit, recipe, progress, polish), recipe, (), len(fit), 0
         )
-    reference = _logits(module, test)
+    reference = float_logits(module, test)
     kept = recipe.only(())
     best = apply_recipe(module, assignment, fit, kept, progress)
-    score = _score(best, test, reference)
+    score = divergence(best, test, reference)
     verdicts: list[Verdict] = []
     for item in recipe.items:
         if item == "rtn":
             continue
-        found: tuple[float, Recipe, Calibrated] | None = None
-        for trial in _trials(replace(kept, items=(*kept.items, item)), item):
-            calibrated = apply_recipe(module, assignment, fit, trial, progress, polish)
-            after = _score(calibrated, test, reference)
-            if found is None or after < found[0]:
-                found = after, trial, calibrated
-        assert found is not None, "every item has a trial"
-        good = found[0] <= score * (1 + tolerance)
-        verdicts.append(Verdict(item, score, found[0], good))
+        trial = replace(kept, items=(*kept.items, item))
+        if item == "bc":
+            trial = _settled(best, assignment, fit, trial)
+        calibrated = apply_recipe(module, assignment, fit, trial, progress, polish)
+        after = divergence(calibrated, test, reference)
+        good = after <= score * (1 + tolerance)
+        verdicts.append(Verdict(item, score, after, good))
         if good:
-            score, kept, best = found
+            score, kept, best = after, trial, calibrated
     return PipelineResult(best, kept, tuple(verdicts), len(fit), len(test))
 
 
-def _trials(recipe: Recipe, item: str) -> list[Recipe]:
-    """What is tried of an item: for biases that leave it open, both errors that they can repair.
-
-    Which serves better differs: the error that came together is larger and noisier, so with few samples and an
-    input far from the float one the layer's own is the better guide (ViT-Tiny under RepQuant), elsewhere the sum.
-    """
-    if item != "bc" or recipe.setting("bc", "path") != "auto":
-        return [recipe]
-    given = dict(recipe.settings.get("bc", {}))
-    return [
-        replace(recipe, settings={**recipe.settings, "bc": {**given, "path": path}})
-        for path in ("quantized", "local")
-    ]
-
-
-def _logits(module: fx.GraphModule, batches: Sequence[Batch]) -> list[Tensor]:
-    runner = GraphRunner(module)
-    with torch.no_grad():
-        return [runner.logits(batch) for batch in batches]
-
-
-def _score(calibrated: Calibrated, batches: Sequence[Batch], reference: Sequence[Tensor]) -> float:
-    """Mean KL(float || quantized) per prediction."""
-    values = [
-        float(prediction_difference(exact, calibrated.logits(batch)))
-        for batch, exact in zip(batches, reference, strict=True)
-    ]
-    return sum(values) / len(values)
+def _settled(
+    rounded: Calibrated, assignment: Mapping[str, Scheme], batches: Sequence[Batch], recipe: Recipe
+) -> Recipe:
+    """The recipe with the kind of bias written down that serves best on what its other steps have made."""
+    plan, options = _plan(rounded.module, assignment, recipe), calibration_options(recipe)
+    path, gain = choose_bias(rounded, plan, options, bias_kinds(recipe), batches)
+    bias = {**recipe.settings.get("bc", {}), "path": path, "gain": gain}
+    return replace(recipe, settings={**recipe.settings, "bc": bias})

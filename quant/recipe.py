@@ -25,7 +25,7 @@ STEPS: dict[str, dict[str, Setting]] = {
     "gptq": {"damp": 0.01, "block": 128, "act_order": False},
     "asymmetric": {},
     "pipe": {"order": 2},
-    "bc": {"shrinkage": "layer", "path": "auto", "axes": "groups"},
+    "bc": {"shrinkage": "layer", "path": "auto", "axes": "groups", "gain": "auto"},
     "pd": {"preset": "fast", "architecture": "auto", "iterations": -1},
 }
 """Steps in canonical order, with the settings each takes and their defaults.
@@ -33,7 +33,8 @@ STEPS: dict[str, dict[str, Setting]] = {
 ``dfq`` equalises ranges across ReLU first; ``squant`` (flips), ``pow2`` (power-of-two scales) and ``gptq`` are
 alternative operators for the first order of an expansion.
 ``bc``: the path whose mean error is repaired, ``quantized`` (all that arrived at a layer's output), ``local`` (what
-the layer itself adds) or ``float`` (the authors' form); ``auto`` is quantized, and the referee tries local as well.
+the layer itself adds) or ``float`` (the authors' form), and the gain that goes with it, ``none``, one a ``layer`` or
+one a ``channel``; with ``auto`` as path, samples held out choose both, with a path that is named, no gain is.
 ``pd``: preset ``fast`` (two cores), ``paper`` (the authors' settings) or ``qdrop`` (fast, without the prediction
 difference); -1 iterations are the preset's own.
 """

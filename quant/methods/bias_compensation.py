@@ -61,12 +61,17 @@ class MeanErrorAccumulator:
         if 0 in kept:
             raise QuantError("bias compensation: axis 0 holds the samples and cannot be kept")
         error = target.double() - output.double()
-        weights = torch.ones_like(error) if mask is None else mask.to(error).expand_as(error)
-        error = error * weights
         axes = [axis for axis in range(1, rank) if axis not in kept]
-        per_sample = error.sum(axes) if axes else error
-        counts = weights.sum(axes) if axes else weights
-        self._square += float((error * error).sum())
+        if mask is None:
+            per_sample = error.sum(axes) if axes else error
+            weight = math.prod(target.shape[axis] for axis in axes)
+            counts = torch.full_like(per_sample, weight)
+        else:
+            weights = mask.to(error).expand_as(error)
+            error = error * weights
+            per_sample = error.sum(axes) if axes else error
+            counts = weights.sum(axes) if axes else weights
+        self._square += float(torch.linalg.vector_norm(error).square())
         self._total = _add(self._total, per_sample.sum(0))
         self._count = _add(self._count, counts.sum(0))
         self._sample_square = _add(self._sample_square, per_sample.square().sum(0))

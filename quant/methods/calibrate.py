@@ -3,26 +3,29 @@
 Two streams run side by side through the nodes: the float network and the network quantized so far. At a norm
 the reparameterization is chosen and folded; at a product the activation grids, the weight rounding and the
 compensating bias are chosen, in that order, against the float stream; then both streams move on. So every
-choice sees the errors of all earlier ones, and one pass does the work of RepQuant, GPTQ and BC together.
+choice sees the errors of all earlier ones, and one pass does the work of RepQuant, GPTQ and BC together. A pass may
+also start from an earlier one, whose rounding it takes over: then it fits grids and biases alone, cheaply enough
+that several biases can be tried (quant/methods/bias_choice.py).
 """
 # pyright: basic
 # torch.fx nodes and metadata are untyped in torch's stubs.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
 from quant import model_pass
-from quant.activation import ActQuantizer, quantizer_of
+from quant.activation import ActQuantizer
 from quant.errors import QuantError
 from quant.expansion import expand
 from quant.first_order import FIRST_ORDERS
-from quant.log_codes import ZeroMode
+from quant.log_codes import LogQuantizer, ZeroMode
 from quant.methods.activation_cache import BUDGET, ActivationCache
+from quant.methods.activation_grids import RangeRule, fit_grid, is_softmax
 from quant.methods.bias_compensation import (
     BiasAxes,
     BiasPath,
@@ -49,19 +52,15 @@ from quant.methods.interpret import (
 from quant.methods.layer_norm_reparam import TargetScale, channel_to_layer
 from quant.methods.log_softmax_quant import fit_log
 from quant.methods.norm_sites import NormSite, apply_reparameterization, find_norm_sites
+from quant.methods.output_gain import Gain, amplified, output_gain
 from quant.methods.position_groups import fit_groups, position_groups
 from quant.methods.product_inputs import Moments, input_rows, sample_values
 from quant.methods.weight_grids import ScaleRule, grouped, term_grid
 from quant.model_pass import Product, attribute
-from quant.ranges import minmax_range, mse_affine_range, percentile_range
 from quant.scheme import Scheme
 
-RangeRule = Literal["minmax", "percentile", "mse"]
 Progress = Callable[[str, int, int], None]
 """(layer name, products done, products in all)"""
-PERCENTILES = (0.999, 0.9999, 0.99999)
-_aten = torch.ops.aten
-_SOFTMAX = {_aten.softmax.int, _aten._softmax.default}
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,8 @@ class CalibrationOptions:
     bias: Shrinkage | None = None
     bias_path: BiasPath = "quantized"
     bias_axes: BiasAxes = "channel"
+    bias_gain: Gain = "none"
+    """With the bias, a factor that restores the spread (output_gain.py)."""
     rows: int = 16384
     """Input rows kept for the second moments of one layer."""
     memory: int = BUDGET
@@ -96,6 +97,8 @@ class Calibrated:
     module: fx.GraphModule
     placement: Placement
     notes: Mapping[str, str] = field(default_factory=dict)
+    folded: frozenset[str] = frozenset()
+    """Activation grids that norms and weights were folded for, so that they cannot be fitted again."""
 
     def logits(self, inputs: Sequence[Tensor]) -> Tensor:
         """First output with quantizers in place."""
@@ -109,12 +112,16 @@ def calibrate(
     batches: Sequence[Sequence[Tensor]],
     options: CalibrationOptions | None = None,
     progress: Progress | None = None,
+    start: Calibrated | None = None,
 ) -> Calibrated:
-    """Quantize the products named in ``assignment``; ``module`` itself stays as it is."""
+    """Quantize the products named in ``assignment``; ``module`` itself stays as it is.
+
+    With ``start``, an earlier pass over this module that fitted no bias, its folding and rounding are kept.
+    """
     if not batches:
         raise QuantError("calibration: no samples were given")
     with torch.no_grad():
-        walk = _Walk(module, assignment, batches, options or CalibrationOptions(), progress)
+        walk = _Walk(module, assignment, batches, options or CalibrationOptions(), progress, start)
         return walk.run()
 
 
@@ -128,7 +135,9 @@ class _Walk:
         batches: Sequence[Sequence[Tensor]],
         options: CalibrationOptions,
         progress: Progress | None,
+        start: Calibrated | None,
     ) -> None:
+        self.start = start
         self.module = model_pass.copy_module(module)
         self.runner = GraphRunner(self.module)
         self.options, self.progress = options, progress
@@ -141,7 +150,8 @@ class _Walk:
         self.quant = [self.runner.feed(batch) for batch in batches]
         self.cache = ActivationCache(self.options.memory)
         self.placement = Placement()
-        self.notes: dict[str, str] = {}
+        self.notes: dict[str, str] = {} if start is None else dict(start.notes)
+        self.folded: set[str] = set() if start is None else set(start.folded)
         self.shared: dict[tuple[fx.Node, int], str] = {}
         self.same = set(self.exact[0])
         """Nodes before the first quantizer: both streams hold one tensor."""
@@ -149,7 +159,7 @@ class _Walk:
 
     def run(self) -> Calibrated:
         sites: dict[fx.Node, NormSite] = {}
-        if self.options.reparameterize:
+        if self.options.reparameterize and self.start is None:
             sites = {site.node: site for site in find_norm_sites(self.module, self.runner.products)}
         finished: set[fx.Node] = set()
         node = next(iter(self.module.graph.nodes))
@@ -163,7 +173,7 @@ class _Walk:
                 self._release(node, finished)
             node = node.next
         self.module.recompile()
-        return Calibrated(self.module, self.placement, self.notes)
+        return Calibrated(self.module, self.placement, self.notes, frozenset(self.folded))
 
     def _step(self, node: fx.Node) -> None:
         product = self.runner.products.get(node)
@@ -222,18 +232,23 @@ class _Walk:
             source = next(p for p in self.runner.products.values() if p.name == product.name).inputs[0]
             key = self.shared.setdefault((source, bits), f"{product.name}.in0")
             self.placement = self.placement.with_activation(key, grid)
+            self.folded.add(key)
         low_ratio, high_ratio = rep.ratio_range
         self.notes[site.name] = f"reparameterized, r1 {low_ratio:.3g}..{high_ratio:.3g}"
 
     # products
 
     def _product(self, product: Product, scheme: Scheme) -> None:
-        keys = self._activations(product, scheme)
-        layer = PlacedLayer(scheme, inputs=keys)
-        if product.kind != "matmul":
-            layer = self._weights(product, scheme, layer)
-        elif scheme.act_bits is None:
-            raise QuantError(f"{product.name}: a product of two activations needs both widths, not {scheme}")
+        if self.start is not None:
+            layer = self._rounded(product, self.start)
+        else:
+            layer = PlacedLayer(scheme, inputs=self._activations(product, scheme))
+            if product.kind != "matmul":
+                layer = self._weights(product, scheme, layer)
+            elif scheme.act_bits is None:
+                raise QuantError(
+                    f"{product.name}: a product of two activations needs both widths, not {scheme}"
+                )
         self.placement = self.placement.with_layer(product.name, layer)
         node = product.node
         for exact, quant in zip(self.exact, self.quant, strict=True):
@@ -241,6 +256,17 @@ class _Walk:
             quant[node] = self._kept(self.runner.evaluate(node, quant, self.placement))
         if self.options.bias is not None and product.kind != "matmul":
             self._compensate(product, layer)
+
+    def _rounded(self, product: Product, start: Calibrated) -> PlacedLayer:
+        """The layer of the earlier pass; its inputs have moved, so their grids are fitted again."""
+        layer = start.placement.layers[product.name]
+        for key, source in zip(layer.inputs, product.inputs, strict=True):
+            if key is not None and key not in self.placement.activations:
+                grid = start.placement.activations[key]
+                if key not in start.folded and isinstance(grid, ActQuantizer | LogQuantizer):
+                    grid = self._fit_activation(source, grid.bits)
+                self.placement = self.placement.with_activation(key, grid)
+        return layer
 
     def _activations(self, product: Product, scheme: Scheme) -> tuple[str | None, ...]:
         widths = (scheme.act_bits, scheme.weight_bits) if product.kind == "matmul" else (scheme.act_bits,)
@@ -257,14 +283,14 @@ class _Walk:
 
     def _fit_activation(self, source: fx.Node, bits: int) -> ActivationGrid:
         values = sample_values(env[source] for env in self.quant)
-        if self.options.log_softmax is not None and _is_softmax(source):
+        if self.options.log_softmax is not None and is_softmax(source):
             grid = fit_log(values, bits, self.options.log_softmax, self.options.log_steps)
             total = grid.fake(self.quant[0][source]).sum(-1).mean()
             self.notes[source.name] = (
                 f"log codes of base {'2' if grid.steps == 1 else 'sqrt2'}, mean row sum {float(total):.4f}"
             )
             return grid
-        return _fit_grid(values, bits, self.options.activation_ranges)
+        return fit_grid(values, bits, self.options.activation_ranges)
 
     def _weights(self, product: Product, scheme: Scheme, layer: PlacedLayer) -> PlacedLayer:
         options, groups = self.options, 1 if product.conv is None else product.conv.groups
@@ -305,12 +331,14 @@ class _Walk:
         assert options.bias is not None
         rank = self.exact[0][node].dim()
         axis = channel_axis(rank, convolution=product.kind == "conv2d")
+        if options.bias_gain != "none" and layer.terms:
+            layer = self._with_gain(product, layer, axis)
         if options.bias_axes == "channel" or (
             options.bias_axes == "groups" and not self._has_positions(product)
         ):
             fitted = self._mean_error(product, layer, (axis,)).solve(options.bias).bias
             placed = self._with_bias(product, layer, fitted)
-            shift = fitted.reshape([-1 if number == axis else 1 for number in range(rank)])
+            shift = _along(fitted, axis, rank)
         else:
             errors = self._mean_error(product, layer, tuple(range(1, rank)))
             if options.bias_axes == "position":
@@ -329,6 +357,21 @@ class _Walk:
         self.placement = self.placement.with_layer(product.name, placed)
         for quant in self.quant:
             quant[node] = self._kept(quant[node] + shift)
+
+    def _with_gain(self, product: Product, layer: PlacedLayer, axis: int) -> PlacedLayer:
+        """The layer with its output stretched to the float one's spread, and the streams moved with it."""
+        node = product.node
+        pairs = ((exact[node], quant[node]) for exact, quant in zip(self.exact, self.quant, strict=True))
+        gain = output_gain(pairs, axis, self.options.bias_gain)
+        for quant in self.quant:
+            quant[node] = self._kept(quant[node] * _along(gain, axis, quant[node].dim()))
+        bias, terms = self._bias(product, layer), amplified(layer.terms, gain)
+        return replace(
+            layer,
+            terms=terms,
+            weight=value_of_terms(terms, attribute(self.module, str(product.weight)).shape),
+            bias=None if bias is None else bias * gain,
+        )
 
     def _has_positions(self, product: Product) -> bool:
         """Whether every sample lays its tokens out alike: images do, sentences do not."""
@@ -357,32 +400,18 @@ class _Walk:
             yield wanted, output
 
     def _with_bias(self, product: Product, layer: PlacedLayer, fitted: Tensor) -> PlacedLayer:
-        old = None if product.bias is None else attribute(self.module, product.bias).detach()
+        old = self._bias(product, layer)
         return replace(layer, bias=fitted if old is None else old + fitted)
+
+    def _bias(self, product: Product, layer: PlacedLayer) -> Tensor | None:
+        if layer.bias is not None or product.bias is None:
+            return layer.bias
+        return attribute(self.module, product.bias).detach()
 
     def _arguments(self, node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
         return map_arg(node.args, lambda n: self.runner.read(n, env))
 
 
-def _is_softmax(node: fx.Node) -> bool:
-    """Whether a tensor is a softmax output, views between included."""
-    while node.op == "call_function" and node.target not in _SOFTMAX:
-        if node.target not in {
-            _aten.reshape.default,
-            _aten.expand.default,
-            _aten.to.dtype,
-            _aten.clone.default,
-        }:
-            return False
-        node = node.all_input_nodes[0]
-    return node.op == "call_function"
-
-
-def _fit_grid(values: Tensor, bits: int, rule: RangeRule) -> ActQuantizer:
-    """Asymmetric grid of one tensor; ``percentile`` tries three and keeps the best in squared error."""
-    if rule == "percentile":
-        options = [percentile_range(values, bits, fraction) for fraction in PERCENTILES]
-        found = min(options, key=lambda option: float(option.error(values).square().mean()))
-    else:
-        found = mse_affine_range(values, bits) if rule == "mse" else minmax_range(values, bits)
-    return quantizer_of(found.low, found.high, bits)
+def _along(values: Tensor, axis: int, rank: int) -> Tensor:
+    """Values of channels, shaped to be combined with an output of that rank."""
+    return values.reshape([-1 if number == axis else 1 for number in range(rank)])

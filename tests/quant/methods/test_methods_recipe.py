@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from quant.errors import QuantError
+from quant.methods.bias_choice import CANDIDATES
 from quant.methods.interpret import GraphRunner
 from quant.methods.pd_options import fast_options, paper_options
 from quant.model_pass import find_products
@@ -88,7 +89,7 @@ def test_referee_keeps_what_helps_and_drops_what_does_not():
         assert verdict.kept == (verdict.after <= 1.01 * verdict.before)
         score = verdict.after if verdict.kept else score
     assert "pipe" in result.recipe.items
-    assert score < 0.7 * result.verdicts[0].before
+    assert score < 0.8 * result.verdicts[0].before
     strict = run_recipe(loaded("pre_norm"), plan, data, Recipe.parse("repquant+bc"), tolerance=-1.0)
     assert strict.recipe.items == ()
     base = apply_recipe(loaded("pre_norm"), plan, data[:8], Recipe())
@@ -107,23 +108,17 @@ def test_held_out_batches_are_never_fitted():
     assert torch.equal(fits[0].logits(data[0]), fits[1].logits(data[0]))
 
 
-def test_referee_chooses_the_error_that_biases_repair():
+def test_the_kind_of_bias_is_chosen_without_the_held_out_samples_and_written_down():
     data, plan = batches("pre_norm", 5), uniform_assignment(names(), Scheme(3, 4))
-    ask = {
-        path: run_recipe(
-            loaded("pre_norm"),
-            plan,
-            data,
-            Recipe.parse({"steps": ["bc"], "bc": {"path": path}}),
-            tolerance=1e9,
-        )
-        for path in ("auto", "quantized", "local")
-    }
-    after = {path: result.verdicts[0].after for path, result in ask.items()}
-    assert after["quantized"] != after["local"]
-    assert after["auto"] == min(after["quantized"], after["local"])
-    best = min(("quantized", "local"), key=after.__getitem__)
-    assert ask["auto"].recipe.setting("bc", "path") == best
+    poisoned = [*data[:4], (data[4][0] * 1e3,)]
+    made = [
+        run_recipe(loaded("pre_norm"), plan, d, Recipe.parse("bc"), tolerance=1e9) for d in (data, poisoned)
+    ]
+    chosen = made[0].recipe.settings["bc"]
+    assert (chosen["path"], chosen["gain"]) in CANDIDATES
+    assert torch.equal(made[0].calibrated.logits(data[0]), made[1].calibrated.logits(data[0]))
+    alone = apply_recipe(loaded("pre_norm"), plan, data[:4], made[0].recipe)
+    assert torch.equal(alone.logits(data[0]), made[0].calibrated.logits(data[0]))
     with pytest.raises(QuantError, match=r"bc.path: no 'sideways'"):
         apply_recipe(
             loaded("pre_norm"), plan, data, Recipe.parse({"steps": ["bc"], "bc": {"path": "sideways"}})

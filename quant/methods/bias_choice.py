@@ -1,0 +1,52 @@
+"""Which error a bias repairs and whether a gain goes with it, chosen on samples that no bias was fitted to.
+
+No one of them is best. All that came together on the quantized path is the larger error and the noisier one: with
+few samples and outputs far from the float ones, what the layer itself adds is the better guide (ViT-Tiny). Where
+rounding shrinks the outputs, a bias without a gain silences the network (ResNet-20 at 2 bits, output_gain.py);
+where a few tokens make up the spread, a gain of its own for each channel is noise. The divergence of the whole
+network's predictions decides, on every sample by biases that were fitted to the other half of the samples: a few
+images held out would say too little. The rounding is made once for all candidates.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from quant.methods.bias_compensation import BiasPath
+from quant.methods.calibrate import Calibrated, CalibrationOptions, calibrate
+from quant.methods.held_out import divergence, float_logits
+from quant.methods.output_gain import Gain
+from quant.scheme import Scheme
+
+BiasKind = tuple[BiasPath, Gain]
+CANDIDATES: tuple[BiasKind, ...] = (
+    ("quantized", "none"),
+    ("local", "none"),
+    ("quantized", "channel"),
+    ("local", "layer"),
+)
+Batch = Sequence[Tensor]
+
+
+def choose_bias(
+    rounded: Calibrated,
+    assignment: Mapping[str, Scheme],
+    options: CalibrationOptions,
+    candidates: Sequence[BiasKind],
+    batches: Sequence[Batch],
+) -> BiasKind:
+    """The candidate with the least divergence on samples it was not fitted to; the first if there is no choice."""
+    if len(candidates) == 1 or len(batches) < 2:
+        return candidates[0]
+    halves = batches[::2], batches[1::2]
+    reference = [float_logits(rounded.module, half) for half in halves]
+    scores: dict[BiasKind, float] = {}
+    for path, gain in candidates:
+        tried, total = replace(options, bias_path=path, bias_gain=gain), 0.0
+        for fit, judge, exact in zip(halves, reversed(halves), reversed(reference), strict=True):
+            made = calibrate(rounded.module, assignment, fit, tried, start=rounded)
+            total += divergence(made, judge, exact) * len(judge)
+        scores[path, gain] = total if math.isfinite(total) else math.inf  # a network that blew up
+    return min(scores, key=scores.__getitem__)
