@@ -16,6 +16,7 @@ from statistics import median
 from hwsim.errors import UserError
 from hwsim.simulate.calibration import (
     FIT_SPREAD,
+    FLOOR,
     NORMAL_90,
     Calibration,
     Point,
@@ -223,6 +224,10 @@ def scaled(target: Target, found: Calibration) -> Target:
             kind: target.vector_rate(kind) / (vector * faster) for kind in VECTOR_KINDS
         },
     }
+    if target.contexts is not None:  # setting operators up counts as so many launches
+        slower = factors["launch"] * speed / max(FLOOR, target.layer_launch_cycles / target.clock_hz)
+        load = target.contexts.load.at(target.clock_hz) / target.clock_hz
+        changes["contexts.load"] = {"seconds": load * slower}
     if path is not None:
         changes["float_fallback"] = {
             "macs_per_cycle": path.macs_per_cycle, "bits": path.bits, "serves": list(path.serves),
