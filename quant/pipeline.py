@@ -18,7 +18,7 @@ from quant.equalize import equalized
 from quant.errors import QuantError
 from quant.first_order import FIRST_ORDERS
 from quant.log_codes import ZeroMode
-from quant.methods.bias_choice import CANDIDATES, BiasKind, choose_bias
+from quant.methods.bias_choice import CANDIDATES, PATHS, BiasKind, choose_bias
 from quant.methods.bias_compensation import BiasAxes, BiasPath, Shrinkage
 from quant.methods.calibrate import Calibrated, CalibrationOptions, Progress, calibrate
 from quant.methods.dual_clipping import DualClippingOptions
@@ -139,10 +139,9 @@ def bias_kinds(recipe: Recipe) -> list[BiasKind]:
     if path != "auto":
         named = cast(BiasPath, {"fp": "float"}.get(path, path))
         return [(named, "none" if gain == "auto" else cast(Gain, gain))]
-    if gain == "auto":
-        return [kind for kind in CANDIDATES if kind[1] == "none" or not powers]
-    paths: dict[BiasPath, None] = dict.fromkeys(kind[0] for kind in CANDIDATES)
-    return [(offered, cast(Gain, gain)) for offered in paths]
+    if gain == "auto" and not powers:
+        return list(CANDIDATES)
+    return [(offered, "none" if powers else cast(Gain, gain)) for offered in PATHS]
 
 
 def expanded(

@@ -4,8 +4,8 @@ No one of them is best. All that came together on the quantized path is the larg
 few samples and outputs far from the float ones, what the layer itself adds is the better guide (ViT-Tiny). Where
 rounding shrinks the outputs, a bias without a gain silences the network (ResNet-20 at 2 bits, output_gain.py);
 where a few tokens make up the spread, a gain of its own for each channel is noise. The divergence of the whole
-network's predictions decides, on every sample by biases that were fitted to the other half of the samples: a few
-images held out would say too little. The rounding is made once for all candidates.
+network's predictions decides, on one half of the samples by biases that were fitted to the other half: the few
+images that a referee holds out would say too little. The rounding is made once for all candidates.
 """
 
 import math
@@ -21,12 +21,9 @@ from quant.methods.output_gain import Gain
 from quant.scheme import Scheme
 
 BiasKind = tuple[BiasPath, Gain]
-CANDIDATES: tuple[BiasKind, ...] = (
-    ("quantized", "none"),
-    ("local", "none"),
-    ("quantized", "channel"),
-    ("local", "layer"),
-)
+CANDIDATES: tuple[BiasKind, ...] = (("quantized", "none"), ("quantized", "channel"), ("local", "layer"))
+PATHS: tuple[BiasPath, ...] = ("quantized", "local")
+"""What is tried where the gain is given."""
 Batch = Sequence[Tensor]
 
 
@@ -40,13 +37,12 @@ def choose_bias(
     """The candidate with the least divergence on samples it was not fitted to; the first if there is no choice."""
     if len(candidates) == 1 or len(batches) < 2:
         return candidates[0]
-    halves = batches[::2], batches[1::2]
-    reference = [float_logits(rounded.module, half) for half in halves]
+    fit, judge = batches[::2], batches[1::2]
+    reference = float_logits(rounded.module, judge)
     scores: dict[BiasKind, float] = {}
     for path, gain in candidates:
-        tried, total = replace(options, bias_path=path, bias_gain=gain), 0.0
-        for fit, judge, exact in zip(halves, reversed(halves), reversed(reference), strict=True):
-            made = calibrate(rounded.module, assignment, fit, tried, start=rounded)
-            total += divergence(made, judge, exact) * len(judge)
-        scores[path, gain] = total if math.isfinite(total) else math.inf  # a network that blew up
+        tried = replace(options, bias_path=path, bias_gain=gain)
+        made = calibrate(rounded.module, assignment, fit, tried, start=rounded)
+        score = divergence(made, judge, reference)
+        scores[path, gain] = score if math.isfinite(score) else math.inf  # a network that blew up
     return min(scores, key=scores.__getitem__)

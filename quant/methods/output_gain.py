@@ -28,10 +28,12 @@ def output_gain(pairs: Iterable[tuple[Tensor, Tensor]], axis: int, gain: Gain) -
     """Deviation of the float output over that of the quantized one, by channel: float32 (C,)."""
     count, sums = 0, None
     for exact, output in pairs:
-        both = torch.stack([t.movedim(axis, 0).flatten(1).double() for t in (exact, output)])
-        found = torch.stack([both.sum(2), both.square().sum(2)])
+        rest = [dim for dim in range(exact.dim()) if dim != axis]
+        means = [t.sum(rest, dtype=torch.float64) for t in (exact, output)]
+        norms = [torch.linalg.vector_norm(t, dim=rest, dtype=torch.float64) for t in (exact, output)]
+        found = torch.stack([torch.stack(means), torch.stack(norms).square()])
         sums = found if sums is None else sums + found
-        count += both.shape[2]
+        count += exact.numel() // exact.shape[axis]
     assert sums is not None, "every pass has a batch"
     mean, square = sums / count
     variance = square - mean.square()

@@ -68,10 +68,13 @@ def position_groups(mean: Tensor, variance: Tensor, limit: int = GROUPS) -> Tens
     rest = (table - centres).square().sum(1)
     for _ in range(limit - 1):
         trial = torch.cat([centres, table[rest.argmax()][None]])
-        found = labels
+        found = None
         for _ in range(ROUNDS):
-            found = torch.cdist(table, trial).argmin(1)
+            before, found = found, torch.cdist(table, trial).argmin(1)
+            if before is not None and torch.equal(before, found):
+                break
             trial = torch.stack([_centre(table, found == g, old) for g, old in enumerate(trial)])
+        assert found is not None, "there is at least one round"
         after = (table - trial[found]).square().sum(1)
         if not float((rest - after).sum()) > 2 * float(noise[found == len(trial) - 1].sum()):
             break
