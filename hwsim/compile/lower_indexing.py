@@ -34,7 +34,7 @@ class IndexLowering:
     def _aten_index_Tensor(self, node: Any) -> View:
         """Indexing by constant tensors that walk in steps is a view; any other is a gather."""
         view, shape = self.stored(node.args[0]), tuple(node.meta["val"].shape)
-        given = [None if i is None else self.values[i] for i in node.args[1]]
+        given: list[Any] = [None if i is None else self.values[i] for i in node.args[1]]
         given += [None] * (len(view.shape) - len(given))
         if all(isinstance(g, Const) for g in given):
             found = _regular(view, [g.tensor.numpy() for g in given], shape)
@@ -128,9 +128,9 @@ class IndexLowering:
             axis = len(view.shape) - 1 - pair
             before, after = widths[2 * pair], widths[2 * pair + 1]
             if before or after:
-                size = view.shape[axis]
-                kind = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}[mode]
-                view = self._picked(view, axis, np.pad(np.arange(size), (before, after), mode=kind).tolist())
+                places = np.arange(view.shape[axis])
+                both: Any = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}[mode]
+                view = self._picked(view, axis, np.pad(places, (before, after), both).tolist())
         return view
 
     def _aten_im2col_default(self, node: Any) -> View:
@@ -198,7 +198,7 @@ class IndexLowering:
 
     def _aten_slice_scatter_default(self, node: Any) -> View:
         base, source, *rest = node.args
-        axis, start, end, step = (*rest, *(0, None, None, 1)[len(rest) :])
+        axis, start, end, step = tuple[Any, ...]((*rest, *(0, None, None, 1)[len(rest) :]))
         shape = tuple(node.meta["val"].shape)
         where = range(shape[axis])[slice(start, end, step)]
         return self._placed(base, source, axis % len(shape), where)

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._ops import HigherOrderOperator
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
@@ -81,7 +82,7 @@ def graph_module(program: ExportedProgram) -> fx.GraphModule:
     if _writes_through_views(program):
         program = program.run_decompositions({})
     module = fx.GraphModule(torch.nn.Module(), fx.Graph())
-    graph, copies = module.graph, dict[fx.Node, fx.Node]()
+    graph, copies = module.graph, dict[fx.Node, Any]()
     sources = {
         spec.arg.name: spec
         for spec in program.graph_signature.input_specs
@@ -89,16 +90,48 @@ def graph_module(program: ExportedProgram) -> fx.GraphModule:
     }
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.name in sources:
-            copies[node] = _stored(module, program, sources[node.name])
+            copies[node] = _annotated(_stored(module, program, sources[node.name]), node)
         elif node.op == "output":
             graph.output(_results(program, node, copies))
         else:
-            copies[node] = graph.node_copy(node, copies.__getitem__)
-        if node in copies:
-            copy = copies[node]
-            copy.meta = {key: node.meta[key] for key in rewrite.KEPT_META if key in node.meta}
-            copy.meta["val"] = rewrite.to_meta(node.meta.get("val"))
+            _copy(graph, program.graph_module, node, copies)
     return module
+
+
+def _copy(graph: fx.Graph, owner: torch.nn.Module, node: fx.Node, copies: dict[fx.Node, Any]) -> None:
+    """One node of ``owner``; a call of a part that was traced under a switch (autocast, no_grad) is written out."""
+    if node.op == "get_attr" and isinstance(part := getattr(owner, str(node.target), None), fx.GraphModule):
+        copies[node] = part
+    elif isinstance(node.target, HigherOrderOperator):
+        given = [copies.get(item, item) if isinstance(item, fx.Node) else item for item in node.args]
+        place = next((i for i, item in enumerate(given) if isinstance(item, fx.GraphModule)), None)
+        if place is None:
+            raise UserError(
+                f"model: {node.target} calls no traced part; torch.export must be able to open it"
+            )
+        copies[node] = _written_out(graph, given[place], given[place + 1 :])  # pyright: ignore[reportArgumentType]
+    elif node.target is operator.getitem and isinstance(copies[node.args[0]], tuple | list):  # type: ignore[index]
+        copies[node] = copies[node.args[0]][node.args[1]]  # type: ignore[index]
+    else:
+        copies[node] = _annotated(graph.node_copy(node, copies.__getitem__), node)
+
+
+def _written_out(graph: fx.Graph, part: fx.GraphModule, inputs: list[Any]) -> Any:
+    given, copies = iter(inputs), dict[fx.Node, Any]()
+    for node in part.graph.nodes:
+        if node.op == "placeholder":
+            copies[node] = next(given)
+        elif node.op == "output":
+            return fx.node.map_arg(node.args[0], copies.__getitem__)  # type: ignore[attr-defined]
+        else:
+            _copy(graph, part, node, copies)
+    return None
+
+
+def _annotated(copy: fx.Node, node: fx.Node) -> fx.Node:
+    copy.meta = {key: node.meta[key] for key in rewrite.KEPT_META if key in node.meta}
+    copy.meta["val"] = rewrite.to_meta(node.meta.get("val"))
+    return copy
 
 
 def _stored(module: fx.GraphModule, program: ExportedProgram, spec: Any) -> fx.Node:
@@ -114,9 +147,7 @@ def _stored(module: fx.GraphModule, program: ExportedProgram, spec: Any) -> fx.N
     return module.graph.create_node("get_attr", spec.target)
 
 
-def _results(
-    program: ExportedProgram, output: fx.Node, copies: dict[fx.Node, fx.Node]
-) -> tuple[fx.Node, ...]:
+def _results(program: ExportedProgram, output: fx.Node, copies: dict[fx.Node, Any]) -> tuple[fx.Node, ...]:
     """What the model returns, without the buffers it would update."""
     specs = program.graph_signature.output_specs
     values = output.args[0]

@@ -73,7 +73,7 @@ class ExampleInputs:
         """Tokens of one sequence."""
         names = ("max_target_positions", "max_position_embeddings", "n_positions", "max_seq_len")
         limits = [self.setting(name) for name in (names if decoder else names[1:])]
-        limit = next((value for value in limits if isinstance(value, int)), None)
+        limit = next((value for value in limits if isinstance(value, int) and value > 0), None)
         length = self.sequence or min(DEFAULT_SEQUENCE, limit or DEFAULT_SEQUENCE)
         if limit is not None and length > limit:
             raise UserError(

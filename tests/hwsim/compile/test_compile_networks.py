@@ -14,6 +14,7 @@ import torch
 
 from hwsim.compile import proof
 from hwsim.compile.artifact import write_artifact
+from hwsim.compile.check import unequal_products
 from hwsim.compile.isa import host_isa
 from hwsim.compile.lower import lower
 from hwsim.compile.proof import integer_proof
@@ -37,7 +38,11 @@ def quantized(factory, scheme, floats=()):
     model = load_model(f"{NETWORKS}:{factory}")
     generator = torch.Generator().manual_seed(1)
     batches = [
-        tuple(torch.randn(x.shape, generator=generator) for x in model.example_inputs) for _ in range(2)
+        tuple(
+            torch.randn(x.shape, generator=generator) if x.is_floating_point() else x
+            for x in model.example_inputs
+        )
+        for _ in range(2)
     ]
     assignment = uniform_assignment(model.graph, Scheme.parse(scheme))
     assignment = {name: s for name, s in assignment.items() if name not in floats}
@@ -63,7 +68,11 @@ def test_negative_scales_and_the_lowest_code(tmp_path, monkeypatch, scheme):
     model = load_model(f"{NETWORKS}:cnn")
     generator = torch.Generator().manual_seed(1)
     batches = [
-        tuple(torch.randn(x.shape, generator=generator) for x in model.example_inputs) for _ in range(2)
+        tuple(
+            torch.randn(x.shape, generator=generator) if x.is_floating_point() else x
+            for x in model.example_inputs
+        )
+        for _ in range(2)
     ]
     assignment = uniform_assignment(model.graph, Scheme.parse(scheme))
     made = apply_recipe(model.module, assignment, batches, Recipe.parse("mse"))
@@ -102,6 +111,20 @@ def test_composed_operators_agree(tmp_path, monkeypatch):
     found, expected = compiled(tmp_path / "art", model.integer(), inputs)
     assert np.abs(found - expected).max() <= 0.02 * np.abs(expected).max()
     assert np.abs(expected).max() > 0.01
+
+
+@pytest.mark.parametrize("factory", ["decoder", "pyramid"])
+def test_every_product_between_other_operators_is_bit_equal(tmp_path, monkeypatch, factory):
+    monkeypatch.setenv("HWSIM_CACHE", str(tmp_path / "cache"))
+    model, inputs, loaded = quantized(factory, "w8a8")
+    module = model.integer()
+    found, expected = compiled(tmp_path / "art", module, inputs)
+    assert np.abs(found - expected).max() <= 0.02 * np.abs(expected).max()
+    count, wrong = unequal_products(module, host_isa())
+    assert (count, wrong) == (len(loaded.graph.products()), [])
+    with torch.no_grad():
+        exact = loaded.module(*inputs)[0].numpy()
+    assert np.abs(found - exact).max() <= 0.1 * np.abs(exact).max()
 
 
 def test_first_attention_product_is_exact(tmp_path, monkeypatch):

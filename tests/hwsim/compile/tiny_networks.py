@@ -114,3 +114,64 @@ def wide_transformer():
 def transformer():
     torch.manual_seed(0)
     return Transformer().eval(), (torch.zeros(1, 3, 32, 32),)
+
+
+class Decoder(nn.Module):
+    """A language model's block: RMS norms, rotary positions, grouped queries, a causal mask, a gated MLP."""
+
+    def __init__(self, width=32, heads=4, groups=2):
+        super().__init__()
+        self.heads, self.groups, self.size = heads, groups, width // heads
+        self.words = nn.Embedding(50, width)
+        self.before, self.between = nn.RMSNorm(width), nn.RMSNorm(width)
+        self.q, self.kv = nn.Linear(width, width, bias=False), nn.Linear(width, 2 * groups * self.size)
+        self.out = nn.Linear(width, width)
+        self.gate, self.up, self.down = nn.Linear(width, 56), nn.Linear(width, 56), nn.Linear(56, width)
+        self.head = nn.Linear(width, 50, bias=False)
+
+    def turned(self, x):
+        angles = torch.arange(x.shape[2])[:, None] / 100 ** (torch.arange(0, self.size, 2) / self.size)
+        cosine, sine = (torch.cat([f, f], -1) for f in (angles.cos(), angles.sin()))
+        left, right = x.chunk(2, -1)
+        return x * cosine + torch.cat([-right, left], -1) * sine
+
+    def forward(self, tokens):
+        x = self.words(tokens)
+        b, n, _ = x.shape
+        y = self.before(x)
+        q = self.q(y).view(b, n, self.heads, -1).transpose(1, 2)
+        k, v = self.kv(y).view(b, n, 2, self.groups, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = functional.scaled_dot_product_attention(
+            self.turned(q), self.turned(k), v, is_causal=True, enable_gqa=True
+        )
+        x = x + self.out(mixed.transpose(1, 2).reshape(b, n, -1))
+        y = self.between(x)
+        return self.head(x + self.down(functional.silu(self.gate(y)) * self.up(y)))
+
+
+class Pyramid(nn.Module):
+    """A segmentation head: windows as columns, smooth resizing, pixels in phases, a transposed convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.patches = nn.Conv2d(3, 12, 3, stride=2, padding=1), nn.Linear(48, 16)
+        self.wide, self.up = nn.Conv2d(16, 12, 1), nn.ConvTranspose2d(12, 8, 4, stride=2, padding=1)
+        self.head = nn.Conv2d(8, 5, 3, padding=1, padding_mode="reflect")
+
+    def forward(self, x):
+        x = functional.leaky_relu(self.stem(x))
+        columns = functional.unfold(x, 2, stride=2).transpose(1, 2)
+        small = functional.softplus(self.patches(columns)).transpose(1, 2).unflatten(2, (4, 4))
+        x = x + functional.interpolate(self.wide(small), x.shape[2:], mode="bilinear")
+        x = x + functional.interpolate(functional.adaptive_avg_pool2d(x, 3), x.shape[2:], mode="bicubic")
+        return self.head(functional.elu(self.up(x)))
+
+
+def decoder():
+    torch.manual_seed(0)
+    return Decoder().eval(), (torch.randint(0, 50, (2, 7)),)
+
+
+def pyramid():
+    torch.manual_seed(0)
+    return Pyramid().eval(), (torch.zeros(2, 3, 16, 16),)
