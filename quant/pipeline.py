@@ -176,21 +176,21 @@ def apply_recipe(
     recipe: Recipe,
     progress: Progress | None = None,
     polish: PolishContext | None = None,
+    rounded: Calibrated | None = None,
 ) -> Calibrated:
-    """Fit one recipe on all batches, without a referee; a bias that it leaves open is chosen on them, too."""
-    if "dfq" in recipe.steps:
+    """Fit one recipe on all batches, without a referee; a bias that it leaves open is chosen on them, too.
+
+    The bias is fitted in a pass of its own, on a rounding that did not see it (``rounded``, where it was made
+    before): that is cheaper than to round again for it, and no worse.
+    """
+    if "dfq" in recipe.steps and rounded is None:
         module, _ = equalized(module)
-    if "bc" in recipe.steps and len(bias_kinds(recipe)) > 1:
-        rounded = calibrate(
-            module,
-            _plan(module, assignment, recipe),
-            batches,
-            replace(calibration_options(recipe), bias=None),
-            progress,
-        )
-        recipe = _settled(rounded, assignment, batches, recipe)
-    plan = _plan(module, assignment, recipe)
-    calibrated = calibrate(module, plan, batches, calibration_options(recipe), progress)
+    plan, options = _plan(module, assignment, recipe), calibration_options(recipe)
+    calibrated = rounded or calibrate(module, plan, batches, replace(options, bias=None), progress)
+    if "bc" in recipe.steps:
+        recipe = _settled(calibrated, assignment, batches, recipe)
+        options = calibration_options(recipe)
+        calibrated = calibrate(calibrated.module, plan, batches, options, progress, start=calibrated)
     if "pd" in recipe.steps:
         calibrated = _polished(calibrated, batches, recipe, polish or PolishContext())
     return calibrated
@@ -278,10 +278,10 @@ def run_recipe(
     for item in recipe.items:
         if item == "rtn":
             continue
-        trial = replace(kept, items=(*kept.items, item))
+        trial, rounded = replace(kept, items=(*kept.items, item)), None
         if item == "bc":
-            trial = _settled(best, assignment, fit, trial)
-        calibrated = apply_recipe(module, assignment, fit, trial, progress, polish)
+            trial, rounded = _settled(best, assignment, fit, trial), best
+        calibrated = apply_recipe(module, assignment, fit, trial, progress, polish, rounded)
         after = divergence(calibrated, test, reference)
         good = after <= score * (1 + tolerance)
         verdicts.append(Verdict(item, score, after, good))
@@ -294,6 +294,8 @@ def _settled(
     rounded: Calibrated, assignment: Mapping[str, Scheme], batches: Sequence[Batch], recipe: Recipe
 ) -> Recipe:
     """The recipe with the kind of bias written down that serves best on what its other steps have made."""
+    if len(bias_kinds(recipe)) == 1:
+        return recipe
     plan, options = _plan(rounded.module, assignment, recipe), calibration_options(recipe)
     path, gain = choose_bias(rounded, plan, options, bias_kinds(recipe), batches)
     bias = {**recipe.settings.get("bc", {}), "path": path, "gain": gain}

@@ -137,7 +137,8 @@ def test_the_candidate_is_chosen_on_the_half_that_it_was_not_fitted_to_and_fitte
     assert choose_bias(rounded, plan, options, CANDIDATES, data) == best
     assert choose_bias(rounded, plan, options, CANDIDATES, data[:1]) == CANDIDATES[0]  # nothing to choose on
     ours = apply_recipe(graph, plan, data, Recipe.parse("mse+bc"))
-    wanted = calibrate(graph, plan, data, replace(options, bias_path=best[0], bias_gain=best[1]))
+    kind = replace(options, bias_path=best[0], bias_gain=best[1])
+    wanted = calibrate(rounded.module, plan, data, kind, start=rounded)
     assert torch.equal(ours.logits(data[0]), wanted.logits(data[0]))
 
 
