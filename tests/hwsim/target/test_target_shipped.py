@@ -124,7 +124,8 @@ def test_measured_mcu_rate():
 
 @pytest.mark.parametrize(
     ("name", "device"),
-    [pair[:2] for pair in PEAKS if pair[0] not in ("edge_tpu", "hailo8")] + [("mcu_m7", "cortex_m7_stm32h7a3")],
+    [pair[:2] for pair in PEAKS if pair[0] not in ("edge_tpu", "hailo8")]
+    + [("mcu_m7", "cortex_m7_stm32h7a3")],
 )
 def test_memories_clock_and_units_agree_with_the_survey(name, device):
     target, entry = load_target(name), survey()[device]
