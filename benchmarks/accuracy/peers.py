@@ -3,10 +3,11 @@
     pip install nncf aimet-torch          # into an environment that has hwsim
     python benchmarks/accuracy/peers.py [--networks NETWORK ...] [--schemes w8a8 w4a8 w4a4] [--seed 0]
 
-NNCF quantizes to 8 bits (its preset for transformers where the network is one, both of its bias corrections). AIMET
-gets the batch norms folded, per-channel weights, its default range search, then its sequential MSE or its AdaRound, and
-is asked to quantize what hwsim quantizes: inputs and weights of every product, first and last layer at 8 bits. In its
-own default places (every operator's output) it is listed too. Prepared models whose float answers differ are refused.
+NNCF quantizes to 8 bits (mixed preset, its settings for transformers where the network is one, its bias
+correction). AIMET gets the batch norms folded, per-channel weights, its default range search, then its sequential MSE
+or its AdaRound, and is asked to quantize what hwsim quantizes: inputs and weights of every product, first and last
+layer at 8 bits. In its own default places (every operator's output) it is listed too. Prepared models whose float
+answers differ are refused.
 Finished rows are kept in reports/accuracy/peers.jsonl and not made again.
 """
 
@@ -78,17 +79,16 @@ def nncf_forms(subject: Subject, scheme: Scheme, seed: int) -> Iterator[tuple[st
     import nncf
 
     transformer = nncf.ModelType.TRANSFORMER if subject.recipe.family == "vit" else None
-    for fast in (True, False):
 
-        def make(fast: bool = fast) -> Forward:
-            batches = subject.calibration(seed)
-            data = nncf.Dataset(batches, lambda batch: batch[0])
-            return nncf.quantize(
-                eager(subject.recipe), data, subset_size=len(batches), model_type=transformer,
-                preset=nncf.QuantizationPreset.MIXED, fast_bias_correction=fast,
-            )  # fmt: skip
+    def make() -> Forward:
+        batches = subject.calibration(seed)
+        data = nncf.Dataset(batches, lambda batch: batch[0])
+        return nncf.quantize(
+            eager(subject.recipe), data, subset_size=len(batches), model_type=transformer,
+            preset=nncf.QuantizationPreset.MIXED,
+        )  # fmt: skip
 
-        yield f"NNCF {nncf.__version__}, {'fast' if fast else 'full'} bias correction", make
+    yield f"NNCF {nncf.__version__}", make
 
 
 def aimet_forms(subject: Subject, scheme: Scheme, seed: int) -> Iterator[tuple[str, Callable[[], Forward]]]:
