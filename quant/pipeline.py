@@ -23,7 +23,7 @@ from quant.methods.bias_compensation import BiasAxes, BiasPath, Shrinkage
 from quant.methods.calibrate import Calibrated, CalibrationOptions, Progress, calibrate
 from quant.methods.dual_clipping import DualClippingOptions
 from quant.methods.gptq import GptqOptions
-from quant.methods.held_out import divergence, float_logits
+from quant.methods.held_out import divergences, float_logits, standard_error
 from quant.methods.interpret import GraphRunner, integer_model
 from quant.methods.layer_norm_reparam import TargetScale
 from quant.methods.output_gain import Gain
@@ -252,8 +252,10 @@ def run_recipe(
     progress: Progress | None = None,
     polish: PolishContext | None = None,
 ) -> PipelineResult:
-    """Fit item by item, keeping each only if the held-out prediction difference does not grow.
+    """Fit item by item, keeping each unless the held-out prediction difference grows.
 
+    It grows if it does by more than ``tolerance`` and more than the standard error of the paired differences: an
+    item that helps is not given up for what few samples cannot tell. A bias is asked to stay within the tolerance.
     Batches must be interchangeable (shuffle beforehand): the last ``holdout`` share of them is held out.
     With ``holdout=0`` every item is kept and nothing is measured.
     """
@@ -273,7 +275,7 @@ def run_recipe(
     reference = float_logits(module, test)
     kept = recipe.only(())
     best = apply_recipe(module, assignment, fit, kept, progress)
-    score = divergence(best, test, reference)
+    before = divergences(best, test, reference)
     verdicts: list[Verdict] = []
     for item in recipe.items:
         if item == "rtn":
@@ -282,11 +284,12 @@ def run_recipe(
         if item == "bc":
             trial, rounded = _settled(best, assignment, fit, trial), best
         calibrated = apply_recipe(module, assignment, fit, trial, progress, polish, rounded)
-        after = divergence(calibrated, test, reference)
-        good = after <= score * (1 + tolerance)
-        verdicts.append(Verdict(item, score, after, good))
+        after = divergences(calibrated, test, reference)
+        noise = standard_error(after - before) if item != "bc" and tolerance >= 0 else 0.0
+        good = float(after.mean()) <= float(before.mean()) * (1 + tolerance) + noise
+        verdicts.append(Verdict(item, float(before.mean()), float(after.mean()), good))
         if good:
-            score, kept, best = after, trial, calibrated
+            before, kept, best = after, trial, calibrated
     return PipelineResult(best, kept, tuple(verdicts), len(fit), len(test))
 
 

@@ -1,5 +1,6 @@
 """What the referee looks at: the divergence of the quantized network's predictions from the float one's."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, fx
 
 from quant.methods.calibrate import Calibrated
 from quant.methods.interpret import GraphRunner
-from quant.methods.prediction_loss import prediction_difference
+from quant.methods.prediction_loss import prediction_differences
 
 
 def float_logits(module: fx.GraphModule, batches: Sequence[Sequence[Tensor]]) -> list[Tensor]:
@@ -21,8 +22,21 @@ def divergence(
     calibrated: Calibrated, batches: Sequence[Sequence[Tensor]], reference: Sequence[Tensor]
 ) -> float:
     """Mean KL(float || quantized) per prediction."""
+    return float(divergences(calibrated, batches, reference).mean())
+
+
+def divergences(
+    calibrated: Calibrated, batches: Sequence[Sequence[Tensor]], reference: Sequence[Tensor]
+) -> Tensor:
+    """KL(float || quantized) of every sample, float64."""
     values = [
-        float(prediction_difference(exact, calibrated.logits(batch)))
+        prediction_differences(exact, calibrated.logits(batch)).double().reshape(len(exact), -1).mean(1)
         for batch, exact in zip(batches, reference, strict=True)
     ]
-    return sum(values) / len(values)
+    return torch.cat(values)
+
+
+def standard_error(difference: Tensor) -> float:
+    """Of the mean of paired differences; 0 for a single one and for a network that blew up."""
+    error = float(difference.std() / len(difference) ** 0.5) if len(difference) > 1 else 0.0
+    return error if math.isfinite(error) else 0.0

@@ -9,9 +9,14 @@ from torch import Tensor
 
 def prediction_difference(exact: Tensor, quantized: Tensor, temperature: float = 1.0) -> Tensor:
     """``KL(softmax(z_fp / T) || softmax(z_q / T))``, mean over all predictions, no T^2 factor."""
+    return prediction_differences(exact, quantized, temperature).mean()
+
+
+def prediction_differences(exact: Tensor, quantized: Tensor, temperature: float = 1.0) -> Tensor:
+    """The same of every prediction."""
     left = (exact / temperature).log_softmax(-1)
     right = (quantized / temperature).log_softmax(-1)
-    return (left.exp() * (left - right)).sum(-1).mean()
+    return (left.exp() * (left - right)).sum(-1)
 
 
 def reconstruction(output: Tensor, target: Tensor, channel_axis: int = 1) -> Tensor:

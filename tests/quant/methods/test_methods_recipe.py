@@ -5,11 +5,14 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from quant import pipeline
 from quant.errors import QuantError
 from quant.methods.bias_choice import CANDIDATES
+from quant.methods.held_out import standard_error
 from quant.methods.interpret import GraphRunner
 from quant.methods.pd_options import fast_options, paper_options
 from quant.model_pass import find_products
@@ -167,3 +170,18 @@ def test_pd_takes_the_preset_of_the_architecture(monkeypatch):
         paper_options("mobilenet"),
     ]
     assert [sorted(item[1]["memory"]) for item in seen] == [["a"], [], [], ["a"]]
+
+
+@pytest.mark.parametrize(("item", "kept"), [("mse", True), ("bc", False)])
+def test_noise_of_few_samples_drops_no_item_but_a_bias(monkeypatch, item, kept):
+    """The paired differences have mean 0.03 and standard error 0.05; 1 % of the divergence is 0.01."""
+    before = torch.ones(9, dtype=torch.float64)
+    gap = torch.tensor([0.2, -0.1, 0.15, -0.1, 0.2, -0.12, 0.1, 0.14, -0.2], dtype=torch.float64)
+    assert standard_error(gap) == pytest.approx(float(np.std(gap.numpy(), ddof=1)) / 3)
+    assert 0.01 < float(gap.mean()) < 0.01 + standard_error(gap)
+    assert standard_error(before * torch.inf) == 0 and standard_error(before[:1]) == 0
+    answers = iter([before, before + gap])
+    monkeypatch.setattr(pipeline, "divergences", lambda *_: next(answers))
+    plan = {p.name: Scheme.parse("w4a8") for p in find_products(loaded("residual"))}
+    found = run_recipe(loaded("residual"), plan, batches("residual", 4), Recipe.parse(item))
+    assert [verdict.kept for verdict in found.verdicts] == [kept]
