@@ -114,7 +114,7 @@ def row_scales(
     chosen = torch.where(error < least, turned, chosen)
     if moment is None:
         return chosen
-    return _best_scale(weight, bits, order, peak * chosen.sign(), moment)[0]
+    return _best_scale(weight, bits, order, peak * chosen.sign(), moment.float())[0]
 
 
 def _best_scale(
@@ -141,7 +141,7 @@ def _output_error(rest: Tensor, moment: Tensor | None) -> Tensor:
         return rest.square().sum(2)
     if moment.dim() == 2:
         return (rest.square() * moment[:, None, :]).sum(2)
-    return ((rest.float() @ moment.float()).double() * rest).sum(2)
+    return ((rest.float() @ moment).double() * rest).sum(2)
 
 
 def _divisor(scale: Tensor) -> Tensor:

@@ -33,17 +33,22 @@ from quant.scheme import Scheme
 NETWORKS = Path(__file__).with_name("tiny_networks.py")
 
 
-def quantized(factory, scheme, floats=()):
-    """Integer torch module, float module and one input."""
-    model = load_model(f"{NETWORKS}:{factory}")
+def normal_batches(model):
+    """Two batches like the example inputs, normal where they are floats."""
     generator = torch.Generator().manual_seed(1)
-    batches = [
+    return [
         tuple(
             torch.randn(x.shape, generator=generator) if x.is_floating_point() else x
             for x in model.example_inputs
         )
         for _ in range(2)
     ]
+
+
+def quantized(factory, scheme, floats=()):
+    """Integer torch module, float module and one input."""
+    model = load_model(f"{NETWORKS}:{factory}")
+    batches = normal_batches(model)
     assignment = uniform_assignment(model.graph, Scheme.parse(scheme))
     assignment = {name: s for name, s in assignment.items() if name not in floats}
     ranges = observe_ranges(model.module, assignment, batches)
@@ -66,14 +71,7 @@ def test_negative_scales_and_the_lowest_code(tmp_path, monkeypatch, scheme):
     """Fitted grids use all of two's complement, with the lowest code on either side of zero."""
     monkeypatch.setenv("HWSIM_CACHE", str(tmp_path / "cache"))
     model = load_model(f"{NETWORKS}:cnn")
-    generator = torch.Generator().manual_seed(1)
-    batches = [
-        tuple(
-            torch.randn(x.shape, generator=generator) if x.is_floating_point() else x
-            for x in model.example_inputs
-        )
-        for _ in range(2)
-    ]
+    batches = normal_batches(model)
     assignment = uniform_assignment(model.graph, Scheme.parse(scheme))
     made = apply_recipe(model.module, assignment, batches, Recipe.parse("mse"))
     terms = [term for layer in made.placement.layers.values() for term in layer.terms]
