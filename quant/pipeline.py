@@ -18,7 +18,7 @@ from quant.equalize import equalized
 from quant.errors import QuantError
 from quant.first_order import FIRST_ORDERS
 from quant.log_codes import ZeroMode
-from quant.methods.bias_choice import CANDIDATES, PATHS, BiasKind, choose_bias
+from quant.methods.bias_choice import CANDIDATES, PATHS, BiasKind, choose_bias, likely
 from quant.methods.bias_compensation import BiasAxes, BiasPath, Shrinkage
 from quant.methods.calibrate import Calibrated, CalibrationOptions, Progress, calibrate
 from quant.methods.dual_clipping import DualClippingOptions
@@ -297,9 +297,11 @@ def _settled(
     rounded: Calibrated, assignment: Mapping[str, Scheme], batches: Sequence[Batch], recipe: Recipe
 ) -> Recipe:
     """The recipe with the kind of bias written down that serves best on what its other steps have made."""
-    if len(bias_kinds(recipe)) == 1:
+    kinds = bias_kinds(recipe)
+    if len(kinds) == 1:
         return recipe
     plan, options = _plan(rounded.module, assignment, recipe), calibration_options(recipe)
-    path, gain = choose_bias(rounded, plan, options, bias_kinds(recipe), batches)
+    kinds = likely(plan, options) if kinds == list(CANDIDATES) else kinds
+    path, gain = choose_bias(rounded, plan, options, kinds, batches)
     bias = {**recipe.settings.get("bc", {}), "path": path, "gain": gain}
     return replace(recipe, settings={**recipe.settings, "bc": bias})

@@ -18,13 +18,28 @@ from quant.methods.bias_compensation import BiasPath
 from quant.methods.calibrate import Calibrated, CalibrationOptions, calibrate
 from quant.methods.held_out import divergence, float_logits
 from quant.methods.output_gain import Gain
+from quant.methods.weight_grids import FINE_BITS
 from quant.scheme import Scheme
 
 BiasKind = tuple[BiasPath, Gain]
-CANDIDATES: tuple[BiasKind, ...] = (("quantized", "none"), ("quantized", "channel"), ("local", "layer"))
+PLAIN: BiasKind = ("quantized", "none")
+STRETCHED: BiasKind = ("quantized", "channel")
+CANDIDATES: tuple[BiasKind, ...] = (PLAIN, STRETCHED, ("local", "layer"))
 PATHS: tuple[BiasPath, ...] = ("quantized", "local")
 """What is tried where the gain is given."""
 Batch = Sequence[Tensor]
+
+
+def likely(assignment: Mapping[str, Scheme], options: CalibrationOptions) -> tuple[BiasKind, ...]:
+    """The candidates worth a pass: rounding to nearest shrinks below `FINE_BITS` and hardly does from there on.
+
+    GPTQ keeps the spread of some networks and not of others.
+    """
+    if options.gptq is not None:
+        return CANDIDATES
+    widths = [s.weight_bits * s.order for s in assignment.values() if s.weight_bits is not None]
+    dropped = PLAIN if min(widths, default=FINE_BITS) < FINE_BITS else STRETCHED
+    return tuple(kind for kind in CANDIDATES if kind != dropped)
 
 
 def choose_bias(

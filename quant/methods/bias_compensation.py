@@ -60,24 +60,35 @@ class MeanErrorAccumulator:
         kept = {axis % rank for axis in self.keep_axes}
         if 0 in kept:
             raise QuantError("bias compensation: axis 0 holds the samples and cannot be kept")
-        error = target.double() - output.double()
         axes = [axis for axis in range(1, rank) if axis not in kept]
-        if mask is None:
+        if mask is not None:
+            mask = mask.expand_as(target)
+        step = samples_at_a_time(target)
+        for start in range(0, len(target), step):
+            part = slice(start, start + step)
+            self._add(target[part], output[part], None if mask is None else mask[part], axes)
+
+    def _add(self, target: Tensor, output: Tensor, mask: Tensor | None, axes: list[int]) -> None:
+        error = target.double() - output.double()
+        if mask is None:  # every coordinate of every sample counts alike
             per_sample = error.sum(axes) if axes else error
-            weight = math.prod(target.shape[axis] for axis in axes)
-            counts = torch.full_like(per_sample, weight)
+            total = per_sample.sum(0)
+            counts = total.new_full((len(error),), math.prod(target.shape[axis] for axis in axes))
+            cross = total * counts[0]
         else:
-            weights = mask.to(error).expand_as(error)
+            weights = mask.to(error)
             error = error * weights
             per_sample = error.sum(axes) if axes else error
+            total = per_sample.sum(0)
             counts = weights.sum(axes) if axes else weights
+            cross = (per_sample * counts).sum(0)
         self._square += float(torch.linalg.vector_norm(error).square())
-        self._total = _add(self._total, per_sample.sum(0))
-        self._count = _add(self._count, counts.sum(0))
-        self._sample_square = _add(self._sample_square, per_sample.square().sum(0))
-        self._sample_cross = _add(self._sample_cross, (per_sample * counts).sum(0))
-        self._count_square = _add(self._count_square, counts.square().sum(0))
-        self.samples += target.shape[0]
+        self._total = _sum(self._total, total)
+        self._count = _sum(self._count, counts.sum(0))
+        self._sample_square = _sum(self._sample_square, per_sample.square_().sum(0))
+        self._sample_cross = _sum(self._sample_cross, cross)
+        self._count_square = _sum(self._count_square, counts.square().sum(0))
+        self.samples += len(target)
 
     def solve(self, shrinkage: Shrinkage = "layer") -> Compensation:
         """Closed-form bias with its shrinkage."""
@@ -93,7 +104,7 @@ class MeanErrorAccumulator:
             variance = torch.full_like(variance, math.inf)  # one sample says nothing about its own noise
         factor = shrink_factor(mean, variance, shrinkage)
         bias = factor * mean
-        elements = float(count.sum())
+        elements = float(count.expand_as(total).sum())
         # sum of squares around any B: S2 - 2 B.T + B.B.count
         after = self._square + float((bias * bias * count - 2 * bias * total).sum())
         return Compensation(
@@ -101,8 +112,13 @@ class MeanErrorAccumulator:
         )
 
 
-def _add(left: Tensor | None, right: Tensor) -> Tensor:
+def _sum(left: Tensor | None, right: Tensor) -> Tensor:
     return right if left is None else left + right
+
+
+def samples_at_a_time(values: Tensor) -> int:
+    """How many samples to widen to float64 together: what stays in the cache costs little."""
+    return max(1, (1 << 17) * len(values) // max(1, values.numel()))
 
 
 def shrink_factor(mean: Tensor, variance: Tensor, shrinkage: Shrinkage) -> Tensor:

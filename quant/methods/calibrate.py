@@ -10,7 +10,7 @@ that several biases can be tried (quant/methods/bias_choice.py).
 # pyright: basic
 # torch.fx nodes and metadata are untyped in torch's stubs.
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -59,6 +59,7 @@ from quant.methods.weight_grids import ScaleRule, grouped, term_grid
 from quant.model_pass import Product, attribute
 from quant.scheme import Scheme
 
+SCALE_ROWS = 3072
 Progress = Callable[[str, int, int], None]
 """(layer name, products done, products in all)"""
 
@@ -85,7 +86,7 @@ class CalibrationOptions:
     bias_gain: Gain = "none"
     """With the bias, a factor that restores the spread (output_gain.py)."""
     rows: int = 16384
-    """Input rows kept for the second moments of one layer."""
+    """Input rows kept for the second moments of one layer; `SCALE_ROWS` are enough to choose scales by."""
     memory: int = BUDGET
     """Bytes of activations held in memory; the rest lies in memory-mapped temporary files."""
 
@@ -316,7 +317,8 @@ class _Walk:
 
     def _moments(self, product: Product, layer: PlacedLayer) -> Moments:
         source, moments = product.inputs[0], Moments()
-        share = max(64, self.options.rows // len(self.exact))
+        rows = self.options.rows if self.options.gptq is not None else min(self.options.rows, SCALE_ROWS)
+        share = max(64, rows // len(self.exact))
         for exact, quant in zip(self.exact, self.quant, strict=True):
             x = quant[source]
             if layer.inputs[0] is not None:
@@ -336,18 +338,19 @@ class _Walk:
         if options.bias_axes == "channel" or (
             options.bias_axes == "groups" and not self._has_positions(product)
         ):
-            fitted = self._mean_error(product, layer, (axis,)).solve(options.bias).bias
+            fitted = _mean_error(self._outputs(product, layer), (axis,)).solve(options.bias).bias
             placed = self._with_bias(product, layer, fitted)
             shift = _along(fitted, axis, rank)
         else:
-            errors = self._mean_error(product, layer, tuple(range(1, rank)))
+            pairs = list(self._outputs(product, layer))
+            errors = _mean_error(pairs, tuple(range(1, rank)))
             if options.bias_axes == "position":
                 shift = errors.solve(options.bias).bias
                 placed = replace(layer, offset=shift)
             else:
                 found = errors.solve(options.bias)
                 labels = position_groups(found.mean, found.variance)
-                made = fit_groups(self._outputs(product, layer), labels, options.bias)
+                made = fit_groups(pairs, labels, options.bias)
                 placed, shift = self._with_bias(product, layer, made.bias), made.bias
                 if made.groups is not None:
                     table = made.groups.table()
@@ -356,7 +359,7 @@ class _Walk:
                     self.notes[product.name] = f"bias by groups of {sizes} positions"
         self.placement = self.placement.with_layer(product.name, placed)
         for quant in self.quant:
-            quant[node] = self._kept(quant[node] + shift)
+            quant[node].add_(shift)
 
     def _with_gain(self, product: Product, layer: PlacedLayer, axis: int) -> PlacedLayer:
         """The layer with its output stretched to the float one's spread, and the streams moved with it."""
@@ -364,7 +367,7 @@ class _Walk:
         pairs = ((exact[node], quant[node]) for exact, quant in zip(self.exact, self.quant, strict=True))
         gain = output_gain(pairs, axis, self.options.bias_gain)
         for quant in self.quant:
-            quant[node] = self._kept(quant[node] * _along(gain, axis, quant[node].dim()))
+            quant[node].mul_(_along(gain, axis, quant[node].dim()))
         bias, terms = self._bias(product, layer), amplified(layer.terms, gain)
         return replace(
             layer,
@@ -379,21 +382,13 @@ class _Walk:
         floats = all(value is None or value.dtype.is_floating_point for value in fed)
         return floats and product.kind == "linear" and self.exact[0][product.node].dim() > 2
 
-    def _mean_error(
-        self, product: Product, layer: PlacedLayer, keep: tuple[int, ...]
-    ) -> MeanErrorAccumulator:
-        accumulator = MeanErrorAccumulator(keep)
-        for exact, output in self._outputs(product, layer):
-            accumulator.update(exact, output)
-        return accumulator
-
     def _outputs(self, product: Product, layer: PlacedLayer) -> Iterator[tuple[Tensor, Tensor]]:
         """Wanted and quantized outputs by batch (`BiasPath`)."""
         node = product.node
         for exact, quant in zip(self.exact, self.quant, strict=True):
             wanted, output = exact[node], quant[node]
             if self.options.bias_path == "local":
-                wanted = self.runner.evaluate(node, quant)
+                wanted = self._kept(self.runner.evaluate(node, quant))
             elif self.options.bias_path == "float":
                 args = quantized_operands(self._arguments(node, exact), product, layer, self.placement)
                 output = node.target(*args)  # type: ignore[operator]
@@ -410,6 +405,13 @@ class _Walk:
 
     def _arguments(self, node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
         return map_arg(node.args, lambda n: self.runner.read(n, env))
+
+
+def _mean_error(pairs: Iterable[tuple[Tensor, Tensor]], keep: tuple[int, ...]) -> MeanErrorAccumulator:
+    accumulator = MeanErrorAccumulator(keep)
+    for exact, output in pairs:
+        accumulator.update(exact, output)
+    return accumulator
 
 
 def _along(values: Tensor, axis: int, rank: int) -> Tensor:

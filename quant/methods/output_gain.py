@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from quant.methods.bias_compensation import samples_at_a_time
 from quant.terms import Term
 
 Gain = Literal["none", "layer", "channel"]
@@ -27,13 +28,16 @@ LIMIT = 4.0
 def output_gain(pairs: Iterable[tuple[Tensor, Tensor]], axis: int, gain: Gain) -> Tensor:
     """Deviation of the float output over that of the quantized one, by channel: float32 (C,)."""
     count, sums = 0, None
-    for exact, output in pairs:
-        rest = [dim for dim in range(exact.dim()) if dim != axis]
-        means = [t.sum(rest, dtype=torch.float64) for t in (exact, output)]
-        norms = [torch.linalg.vector_norm(t, dim=rest, dtype=torch.float64) for t in (exact, output)]
-        found = torch.stack([torch.stack(means), torch.stack(norms).square()])
-        sums = found if sums is None else sums + found
-        count += exact.numel() // exact.shape[axis]
+    for pair in pairs:
+        rest = [dim for dim in range(pair[0].dim()) if dim != axis]
+        step = samples_at_a_time(pair[0])
+        for parts in zip(*(values.split(step) for values in pair), strict=True):
+            wide = [values.double() for values in parts]
+            means = torch.stack([values.sum(rest) for values in wide])
+            norms = torch.stack([torch.linalg.vector_norm(values, dim=rest) for values in wide])
+            found = torch.stack([means, norms.square()])
+            sums = found if sums is None else sums + found
+        count += pair[0].numel() // pair[0].shape[axis]
     assert sums is not None, "every pass has a batch"
     mean, square = sums / count
     variance = square - mean.square()

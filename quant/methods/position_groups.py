@@ -49,10 +49,9 @@ def fit_groups(
 
 def _means(values: Tensor, labels: Tensor, count: int) -> Tensor:
     """Mean over the positions of each group: (samples, groups, channels)."""
-    flat = values.double().reshape(len(values), labels.numel(), values.shape[-1])
-    total = flat.new_zeros(len(flat), count, flat.shape[-1])
-    total.index_add_(1, labels.flatten(), flat)
-    return total / torch.bincount(labels.flatten(), minlength=count).view(1, -1, 1)
+    member = torch.nn.functional.one_hot(labels.flatten(), count).to(values).T
+    flat = values.reshape(len(values), labels.numel(), values.shape[-1])
+    return (member @ flat) / member.sum(1)[:, None]
 
 
 def position_groups(mean: Tensor, variance: Tensor, limit: int = GROUPS) -> Tensor:

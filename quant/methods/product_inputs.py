@@ -32,7 +32,7 @@ def input_rows(x: Tensor, product: Product, limit: int) -> Tensor:
 
 
 class Moments:
-    """``E[x_q x_q^T]`` and, for asymmetric targets, ``E[x_fp x_q^T]`` over batches, in float64."""
+    """``E[x_q x_q^T]`` and, for asymmetric targets, ``E[x_fp x_q^T]``, summed over batches in float64."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -41,11 +41,10 @@ class Moments:
 
     def update(self, quantized: Tensor, exact: Tensor | None = None) -> None:
         """Add rows (G, N, I) of the quantized stream and, if wanted, the same rows of the float stream."""
-        wide = quantized.double()
-        own = wide.transpose(1, 2) @ wide
+        own = (quantized.transpose(1, 2) @ quantized).double()
         self._own = own if self._own is None else self._own + own
         if exact is not None:
-            cross = exact.double().transpose(1, 2) @ wide
+            cross = (exact.transpose(1, 2) @ quantized).double()
             self._cross = cross if self._cross is None else self._cross + cross
         self.count += quantized.shape[1]
 

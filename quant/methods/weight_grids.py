@@ -107,31 +107,32 @@ def row_scales(
     if rule == "minmax":
         return peak
     energy = None if moment is None else moment.diagonal(dim1=1, dim2=2)
-    chosen, least = _best_scale(weight, bits, order, peak, energy)
     if bits >= FINE_BITS:
-        return chosen
-    turned, error = _best_scale(weight, bits, order, -peak, energy)
-    chosen = torch.where(error < least, turned, chosen)
-    if moment is None:
-        return chosen
-    return _best_scale(weight, bits, order, peak * chosen.sign(), moment.float())[0]
+        return _best_scale(weight, bits, order, peak, energy)[0]
+    upright, turned = (_best_scale(weight, bits, order, side, energy, step=2)[1] for side in (peak, -peak))
+    peak = torch.where(turned < upright, -peak, peak)
+    return _best_scale(weight, bits, order, peak, moment)[0]
 
 
 def _best_scale(
-    weight: Tensor, bits: int, order: int, peak: Tensor, moment: Tensor | None
+    weight: Tensor, bits: int, order: int, peak: Tensor, moment: Tensor | None, step: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Of shares of ``peak``, the first scale of each row whose chain of orders leaves least, and what it leaves."""
-    wide, limit = weight.double(), 2 ** (bits - 1) - 1
-    least, chosen = torch.full_like(peak, torch.inf), peak
-    for share in torch.linspace(1.0, SMALLEST, CANDIDATES, dtype=torch.float64):
-        scale = (peak * share).float().double()
-        step, rest = _divisor(scale)[:, :, None], wide
+    """Of shares of ``peak``, the first scale of each row whose chain of orders leaves least, and what it leaves.
+
+    ``step`` skips shares. Errors are compared in float32.
+    """
+    weight, limit = weight.float(), 2 ** (bits - 1) - 1
+    moment = None if moment is None else moment.float()
+    least, chosen = torch.full_like(peak, torch.inf, dtype=torch.float32), peak
+    for share in torch.linspace(1.0, SMALLEST, CANDIDATES, dtype=torch.float64)[::step]:
+        scale = (peak * share).float()
+        width, rest = _divisor(scale)[:, :, None], weight
         for _ in range(order):
-            rest = rest - (rest / step).round_().clamp_(-limit - 1, limit) * step
-            step = step / (2.0**bits - 1)
+            rest = rest - (rest / width).round_().clamp_(-limit - 1, limit).mul_(width)
+            width = width / (2.0**bits - 1)
         error = _output_error(rest, moment)
         better = error < least
-        least, chosen = torch.where(better, error, least), torch.where(better, scale, chosen)
+        least, chosen = torch.where(better, error, least), torch.where(better, scale.double(), chosen)
     return chosen, least
 
 
@@ -141,7 +142,7 @@ def _output_error(rest: Tensor, moment: Tensor | None) -> Tensor:
         return rest.square().sum(2)
     if moment.dim() == 2:
         return (rest.square() * moment[:, None, :]).sum(2)
-    return ((rest.float() @ moment).double() * rest).sum(2)
+    return ((rest @ moment) * rest).sum(2)
 
 
 def _divisor(scale: Tensor) -> Tensor:

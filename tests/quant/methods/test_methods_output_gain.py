@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from quant.errors import QuantError
-from quant.methods.bias_choice import CANDIDATES, choose_bias
+from quant.methods.bias_choice import CANDIDATES, choose_bias, likely
 from quant.methods.calibrate import CalibrationOptions, calibrate
 from quant.methods.held_out import divergence, float_logits
 from quant.methods.interpret import GraphRunner, integer_model
 from quant.methods.output_gain import LIMIT, amplified, output_gain
 from quant.model_pass import find_products
-from quant.pipeline import apply_recipe, bias_kinds, run_recipe, uniform_assignment
+from quant.pipeline import apply_recipe, bias_kinds, calibration_options, run_recipe, uniform_assignment
 from quant.recipe import Recipe
 from quant.scheme import Scheme
 from quant.terms import Term
@@ -89,7 +89,7 @@ class Carrier(nn.Module):
 
 def carrier():
     """Graph, plan, calibration batches and fresh ones."""
-    torch.manual_seed(3)
+    torch.manual_seed(4)
     graph = torch.export.export(Carrier().eval(), (torch.zeros(32, 4),)).module()
     for node in graph.graph.nodes:
         if node.target is torch.ops.aten.linear.default:
@@ -192,3 +192,17 @@ def test_settings_of_the_gain():
         kinds(gain="loud")
     with pytest.raises(QuantError, match="powers of two"):
         bias_kinds(Recipe.parse({"steps": ["pow2", "bc"], "bc": {"gain": "layer"}}))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "steps", "missing"),
+    [
+        ("w4a4", "mse+bc", ("quantized", "none")),
+        ("w8a8", "mse+bc", ("quantized", "channel")),
+        ("w4a4.o2", "mse+bc", ("quantized", "channel")),
+        ("w4a4", "gptq+bc", None),
+    ],
+)
+def test_what_is_tried_follows_from_the_rounding(scheme, steps, missing):
+    tried = likely({"layer": Scheme.parse(scheme)}, calibration_options(Recipe.parse(steps)))
+    assert set(CANDIDATES) - set(tried) == ({missing} if missing else set())
