@@ -17,8 +17,9 @@ from torch import Tensor
 
 from quant.activation import ActQuantizer
 from quant.methods.interpret import GraphRunner, PlacedLayer, Placement, value_of_terms
+from quant.methods.learned_scale import SMALLEST_SCALE, LearnedScale
 from quant.methods.pd_options import PdOptions
-from quant.methods.pd_training import SMALLEST_SCALE, LearnedScale, current_bias
+from quant.methods.pd_training import current_bias
 from quant.methods.prediction_loss import prediction_difference
 
 JUDGED = 10

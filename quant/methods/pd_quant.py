@@ -29,6 +29,7 @@ from quant.methods.pd_options import PdOptions
 from quant.methods.pd_polish import PolishData, polish
 from quant.methods.pd_training import UnitData, UnitTraining, hard_placement, start_training, train_unit
 from quant.methods.prediction_loss import prediction_difference
+from quant.methods.retained_heap import retained_heap
 
 UnitProgress = Callable[[str, int, int, int, int], None]
 """(unit, units done, units, iteration, iterations); the polish counts as one more unit"""
@@ -45,7 +46,8 @@ def pd_quant(
 ) -> Calibrated:
     """Learn rounding and activation scales of every unit; batches have the batch size of the exported graph."""
     run = _Run(calibrated, batches, options, dict(memory or {}), checkpoint, progress)
-    return run.finish()
+    with retained_heap():
+        return run.finish()
 
 
 @dataclass(eq=False)

@@ -13,35 +13,15 @@ from quant.activation import ActQuantizer
 from quant.methods.adaround import RoundingVariable, rounding_variable
 from quant.methods.graph_units import Unit
 from quant.methods.interpret import GraphRunner, PlacedLayer, Placement, value_of_terms
+from quant.methods.learned_scale import SMALLEST_SCALE, LearnedScale, drop_mix
 from quant.methods.pd_options import PdOptions
 from quant.methods.prediction_loss import (
-    drop_mix,
     prediction_difference,
     reconstruction,
     rounding_regulariser,
     rounding_temperature,
 )
 from quant.model_pass import Product, attribute
-
-SMALLEST_SCALE = 1e-8
-
-
-@dataclass(eq=False)
-class LearnedScale:
-    """Activation quantizer under training: straight-through codes, learnable scale, QDrop per element."""
-
-    grid: ActQuantizer
-    scale: Tensor
-    drop: float
-    generator: torch.Generator | None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Quantize and dequantize; while dropping, elements keep their float value at random."""
-        low, high = 0 - self.grid.zero_point, 2**self.grid.bits - 1 - self.grid.zero_point
-        scale = self.scale.clamp_min(SMALLEST_SCALE)
-        ratio = x / scale
-        rounded = (ratio + (ratio.round() - ratio).detach()).clamp(low, high) * scale
-        return drop_mix(rounded, x, self.drop, self.generator)
 
 
 @dataclass(eq=False)

@@ -3,7 +3,6 @@
 L = L_reg + w L_round + L_PD / lambda_r; the sum, and how its gradients meet, is in pd_training.py.
 """
 
-import torch
 from torch import Tensor
 
 
@@ -36,13 +35,3 @@ def rounding_temperature(iteration: int, iterations: int, warmup: float = 0.2) -
 def rounding_regulariser(soft: Tensor, beta: float) -> Tensor:
     """``sum(1 - |2h - 1|^beta)``: pushes soft rounding to 0 or 1."""
     return (1 - (2 * soft - 1).abs().pow(beta)).sum()
-
-
-def drop_mix(
-    quantized: Tensor, exact: Tensor, probability: float, generator: torch.Generator | None
-) -> Tensor:
-    """QDrop: each element of ``quantized`` is replaced by ``exact`` with the given probability."""
-    if probability <= 0:
-        return quantized
-    keep = torch.rand(quantized.shape, generator=generator) >= probability
-    return torch.where(keep, quantized, exact)

@@ -26,11 +26,11 @@ from quant.methods.distribution_correction import (
 )
 from quant.methods.graph_units import cut_into_units
 from quant.methods.interpret import GraphRunner, integer_model, value_of_terms
+from quant.methods.learned_scale import LearnedScale, drop_mix
 from quant.methods.pd_options import PdOptions, fast_options, paper_options, preset_options
 from quant.methods.pd_quant import pd_quant
-from quant.methods.pd_training import LearnedScale, UnitTraining, add_gradients
+from quant.methods.pd_training import UnitTraining, add_gradients
 from quant.methods.prediction_loss import (
-    drop_mix,
     prediction_difference,
     reconstruction,
     rounding_regulariser,
