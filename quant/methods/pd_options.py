@@ -90,7 +90,7 @@ def fast_options(architecture: str, iterations: int = 300) -> PdOptions:
         learning_rate_scale=5e-3,
         relative_scale_rate=True,
         difference_share=0.0,
-        difference_every=4,
+        difference_every=8,
         polish=iterations,
         correction=replace(base.correction, iterations=0),
         holdout=0.2,
