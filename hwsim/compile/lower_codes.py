@@ -7,16 +7,15 @@ a border for a convolution, columns or rows of whole vectors for the operands of
 # pyright: basic
 # torch.fx nodes carry untyped arguments and metadata.
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from torch import fx
 
-from hwsim.compile.emit import Emitter
 from hwsim.compile.expr import Node, leaf, quantize
 from hwsim.compile.isa import Isa
+from hwsim.compile.lower_part import LoweringPart
 from hwsim.compile.program import constant
 from hwsim.compile.values import Lazy, Pending, Value, View
 from hwsim.errors import UserError
@@ -89,12 +88,9 @@ class LogQuantized(Quantized):
         return Node("log_code", (x, leaf(len(leaves) + 1)), settled), (*leaves, scale)
 
 
-class CodesLowering:
+class CodesLowering(LoweringPart):
     """Mixin of `Lowering`."""
 
-    emitter: Emitter
-    values: dict[fx.Node, Any]
-    stored: Callable[[fx.Node], View]
     _quantizers: int = 0
 
     @property

@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from torch import fx
 
-from hwsim.compile.emit import Emitter
 from hwsim.compile.expr import Node, op
+from hwsim.compile.lower_part import LoweringPart
 from hwsim.compile.program import constant
 from hwsim.compile.rowwise import LayerNorm
 from hwsim.compile.values import Const, Pending, Value, View, row_major
@@ -19,13 +18,9 @@ from hwsim.errors import UserError
 Shape = tuple[int, ...]
 
 
-class ComposedLowering:
+class ComposedLowering(LoweringPart):
     """Mixin of `Lowering`."""
 
-    emitter: Emitter
-    values: dict[fx.Node, Any]
-    stored: Callable[[fx.Node], View]
-    compose: Callable[..., Value]
     rowwise: Callable[..., Pending]
     _spreads = 0
 

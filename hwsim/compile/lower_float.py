@@ -3,15 +3,13 @@
 # torch.fx nodes carry untyped arguments and metadata.
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from torch import fx
 
-from hwsim.compile.emit import Emitter
 from hwsim.compile.expr import Node, const, leaf, op
 from hwsim.compile.loops import epilogue_operands, group_loops, loops_over, own_strides, row_loops
+from hwsim.compile.lower_part import LoweringPart
 from hwsim.compile.pack import pack_float
 from hwsim.compile.panels import Section, sections_for
 from hwsim.compile.product import Product
@@ -20,12 +18,8 @@ from hwsim.compile.values import Const, Pending, View, collapse, row_major
 from hwsim.errors import UserError
 
 
-class FloatLowering:
+class FloatLowering(LoweringPart):
     """Mixin of `Lowering`."""
-
-    emitter: Emitter
-    values: dict[fx.Node, Any]
-    stored: Callable[[fx.Node], View]
 
     def _weight(self, node: Any) -> np.ndarray:
         value = self.values[node]

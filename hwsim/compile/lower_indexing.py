@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import fx
 
-from hwsim.compile.emit import Emitter, sink_of, source_of
+from hwsim.compile.emit import sink_of, source_of
 from hwsim.compile.expr import Node, const, leaf, op
+from hwsim.compile.lower_part import LoweringPart
 from hwsim.compile.program import constant
 from hwsim.compile.values import Const, Lazy, Value, View, row_major
 from hwsim.compile.vector import Gather
@@ -22,12 +22,9 @@ from hwsim.compile.vector import Gather
 Shape = tuple[int, ...]
 
 
-class IndexLowering:
+class IndexLowering(LoweringPart):
     """Mixin of `Lowering`."""
 
-    emitter: Emitter
-    values: dict[fx.Node, Any]
-    stored: Callable[[fx.Node], View]
     _padded: Callable[..., View]
     _tables: int = 0
 

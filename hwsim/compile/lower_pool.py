@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from torch import fx
 
-from hwsim.compile.emit import Emitter, sink_of, source_of
+from hwsim.compile.emit import sink_of, source_of
 from hwsim.compile.expr import op
+from hwsim.compile.lower_part import LoweringPart
 from hwsim.compile.values import Value, View, ordered_strides
 from hwsim.compile.vector import Pool
 from hwsim.errors import UserError
@@ -18,13 +18,9 @@ from hwsim.errors import UserError
 Pair = tuple[int, int]
 
 
-class PoolLowering:
+class PoolLowering(LoweringPart):
     """Mixin of `Lowering`."""
 
-    emitter: Emitter
-    values: dict[fx.Node, Any]
-    stored: Callable[[fx.Node], View]
-    compose: Callable[..., Value]
     adaptive_means: Callable[..., View]
     _spread: Callable[..., View]
 

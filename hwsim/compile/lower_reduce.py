@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from torch import fx
 
-from hwsim.compile.emit import Emitter, sink_of, source_of
+from hwsim.compile.emit import sink_of, source_of
 from hwsim.compile.expr import Node, const, leaf, op
+from hwsim.compile.lower_part import LoweringPart
 from hwsim.compile.values import Lazy, Value, View, row_major
 from hwsim.compile.vector import Pool
 from hwsim.errors import UserError
@@ -19,13 +19,9 @@ Shape = tuple[int, ...]
 FEW = 16
 
 
-class ReduceLowering:
+class ReduceLowering(LoweringPart):
     """Mixin of `Lowering`."""
 
-    emitter: Emitter
-    values: dict[fx.Node, Any]
-    stored: Callable[[fx.Node], View]
-    compose: Callable[..., Value]
     _spread: Callable[..., View]
 
     def _reduced(

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import fx
 
-from hwsim.compile.emit import Emitter, sink_of, source_of
+from hwsim.compile.emit import sink_of, source_of
 from hwsim.compile.expr import leaf
+from hwsim.compile.lower_part import LoweringPart
 from hwsim.compile.program import constant
 from hwsim.compile.resample import Resample
 from hwsim.compile.values import Value, View, ordered_strides
@@ -32,12 +32,9 @@ _SMOOTH = {"upsample_linear1d": _aten.upsample_bilinear2d.default,
 RESIZING = frozenset(f"aten.{name}.{kind}" for name in (*_NEAREST, *_SMOOTH) for kind in ("vec", "default"))
 
 
-class ResizeLowering:
+class ResizeLowering(LoweringPart):
     """Mixin of `Lowering`."""
 
-    emitter: Emitter
-    values: dict[fx.Node, Any]
-    stored: Callable[[fx.Node], View]
     _resized_axes: int = 0
 
     def resized(self, node: Any) -> Value:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import fx
 from torch.fx.node import map_arg
 
-from hwsim.compile.emit import Emitter, sink_of, source_of
+from hwsim.compile.emit import sink_of, source_of
 from hwsim.compile.expr import Node, const, leaf, op, remap
+from hwsim.compile.lower_part import LoweringPart
 from hwsim.compile.rowwise import LayerNorm, RmsNorm, Softmax
 from hwsim.compile.values import Const, Lazy, Pending, Value, View, collapse, row_major
 from hwsim.compile.vector import Gather
@@ -22,13 +22,9 @@ def _swap_operand0(node: Node, own: int) -> Node:
     return remap(node, lambda index: leaf(index if index == 0 else index + own))
 
 
-class VectorLowering:
+class VectorLowering(LoweringPart):
     """Mixin of `Lowering`."""
 
-    emitter: Emitter
-    values: dict[fx.Node, Any]
-    stored: Callable[[fx.Node], View]
-    compose: Callable[..., Value]
     _softmax_along: Callable[..., View]
     reflected: Callable[..., View]
 

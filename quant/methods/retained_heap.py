@@ -1,13 +1,13 @@
 """Keeps freed memory in the process while a method trains, instead of giving it back and asking for it again.
 
 Every step allocates and frees the same hundreds of megabytes of activations. The C library returns blocks of that
-size to the kernel at once, which then clears each page anew: on a virtual machine nearly half of the time
-(benchmarks/accuracy/speed.py). Only glibc is told; elsewhere nothing changes.
+size to the kernel at once, which then clears each page anew; where page faults are dear, as on a virtual machine,
+that can take as long as the training itself. Only glibc is told; elsewhere nothing changes.
 """
 
 import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # malloc.h
@@ -15,7 +15,7 @@ _DEFAULTS = {_TRIM_THRESHOLD: 128 * 1024, _MMAP_MAX: 65536}
 
 
 @contextmanager
-def retained_heap() -> Iterator[None]:
+def retained_heap() -> Generator[None]:
     """Freed blocks stay on the heap inside the context and go back to the system at its end."""
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     if library is None or not hasattr(library, "mallopt") or not hasattr(library, "malloc_trim"):
