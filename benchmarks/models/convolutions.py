@@ -48,10 +48,19 @@ class Onnxruntime:
         self.session.run(None, self.feed)
 
     def times(self, count):
-        """Per inference the microseconds of its convolutions, in the order of the network."""
+        """Per inference the microseconds of its convolutions and of its sums, in the order of the network."""
         events = json.loads(Path(self.session.end_profiling()).read_text(encoding="utf-8"))
-        found = [e["dur"] for e in events if e.get("args", {}).get("op_name") == "QLinearConv"]
-        return [found[start : start + count] for start in range(0, len(found), count)]
+        found = {
+            kind: [e["dur"] for e in events if e.get("args", {}).get("op_name") == kind]
+            for kind in ("QLinearConv", "QLinearAdd")
+        }
+        runs = len(found["QLinearConv"]) // count
+        return [
+            tuple(
+                times[run * len(times) // runs : (run + 1) * len(times) // runs] for times in found.values()
+            )
+            for run in range(runs)
+        ]
 
 
 class Openvino:
@@ -71,21 +80,45 @@ class Openvino:
         """One inference."""
         self.request.infer()
         nodes = [n for n in self.request.profiling_info if n.node_type in ("Convolution", "GroupConvolution")]
-        self.runs.append([node.real_time.total_seconds() * 1e6 for node in nodes])
+        self.runs.append(([node.real_time.total_seconds() * 1e6 for node in nodes], []))
 
     def times(self, count):
         """As above."""
-        assert all(len(run) == count for run in self.runs), "OpenVINO fused or split a convolution"
+        assert all(len(run) == count for run, _ in self.runs), "OpenVINO fused or split a convolution"
         return self.runs
 
 
-def medians(runs, warmup=2):
-    """Microseconds of every layer."""
-    return [statistics.median(column) for column in zip(*runs[warmup:], strict=True)]
+def rows_of(module, layers):
+    """Numbers of the convolutions that make one row each, and for every sum, in order, the number of its row."""
+    number = {layer.name: index for index, layer in enumerate(layers)}
+    row, sums = list(range(len(layers))), []
+    for node in module.graph.nodes:
+        if node.target is torch.ops.aten.add.Tensor and len(node.all_input_nodes) == 2:
+            added = [number[n.meta["layer"]] for n in node.all_input_nodes if _is_convolution(n)]
+            for index in added:
+                row[index] = min(added)
+            sums.append(min(added))
+    return row, sums
+
+
+def _is_convolution(node):
+    return node.target is torch.ops.aten.conv2d.default
+
+
+def medians(runs, row, sums, warmup=2):
+    """Microseconds of every row by its first convolution, sums included where a runtime tells them apart."""
+    totals = []
+    for convolutions, additions in runs[warmup:]:
+        total = dict.fromkeys(sorted(set(row)), 0.0)
+        assert len(additions) in (0, len(sums)), "a runtime split a residual sum"
+        for place, time in [*zip(row, convolutions, strict=True), *zip(sums, additions, strict=False)]:
+            total[place] += time
+        totals.append(total.values())
+    return dict(zip(total, map(statistics.median, zip(*totals, strict=True)), strict=True))
 
 
 def measure(name, rounds):
-    """Rows of one network: layer, what it is, microseconds of ours and of both peers."""
+    """Layers of each row of one network, and the rows' microseconds: ours and those of both peers."""
     torch.manual_seed(0)
     model = load_model(name)
     inputs = tuple(torch.randn_like(x) for x in model.example_inputs)
@@ -104,11 +137,13 @@ def measure(name, rounds):
             for layer, kernel, seconds in steps:
                 if layer in times and not kernel.startswith("pool"):
                     times[layer] += seconds * 1e6
-            own.append(list(times.values()))
+            own.append((list(times.values()), []))
             for peer in peers.values():
                 peer.run()
-        theirs = {peer: medians(runs.times(len(layers))) for peer, runs in peers.items()}
-    return layers, medians(own), theirs
+        row, sums = rows_of(model.module, layers)
+        theirs = {peer: medians(runs.times(len(layers)), row, sums) for peer, runs in peers.items()}
+    joined = {place: [layer for layer, at in zip(layers, row, strict=True) if at == place] for place in row}
+    return joined, medians(own, row, sums), theirs
 
 
 def shape_of(layer):
@@ -131,24 +166,29 @@ def main():
         "# Convolutions inside int8 networks, beside their peers\n",
         f"Command: `python benchmarks/models/convolutions.py {models} --rounds {options.rounds}`; batch 1, one "
         "thread, microseconds of every layer as each runtime's own profile tells them, medians of interleaved "
-        "rounds.\n",
+        "rounds. Convolutions that meet in a residual sum make one row, the sum included.\n",
     ]
     for name in options.models:
         layers, own, theirs = measure(name, options.rounds)
         rows, ratios = [], {}
-        for index, (layer, ours) in enumerate(zip(layers, own, strict=True)):
-            kind, shape = shape_of(layer)
-            best = min(times[index] for times in theirs.values())
-            ratios.setdefault(kind, []).append(best / ours)
-            cells = [f"{times[index]:.0f}" for times in theirs.values()]
-            rows.append([layer.name, kind, shape, f"{ours:.0f}", *cells, f"{best / ours:.2f}"])
+        for place, together in layers.items():
+            kinds, shapes = zip(*map(shape_of, together), strict=True)
+            best = min(times[place] for times in theirs.values())
+            ratios.setdefault(kinds[0], []).append(best / own[place])
+            cells = [f"{times[place]:.0f}" for times in theirs.values()]
+            names = " + ".join(layer.name for layer in together)
+            rows.append(
+                [names, kinds[0], " + ".join(shapes), f"{own[place]:.0f}", *cells, f"{best / own[place]:.2f}"]
+            )
         lines += [
             f"## {name}\n",
             table(["layer", "kind", "shape", "hwsim", *theirs, "best peer / hwsim"], rows),
         ]
         for kind, values in ratios.items():
             mean = math.exp(sum(map(math.log, values)) / len(values))
-            lines.append(f"{len(values)} {kind}: geometric mean {mean:.2f}, smallest {min(values):.2f}.\n")
+            lines.append(
+                f"{len(values)} rows of {kind}: geometric mean {mean:.2f}, smallest {min(values):.2f}.\n"
+            )
     text = "\n".join(lines)
     print(text)
     if options.output:
