@@ -4,6 +4,10 @@ A network with random weights and untouched running statistics (mean 0, variance
 grows or shrinks with every layer and its softmax saturates. One pass over small seeded noise images sets the
 statistics to what they would be had the network seen such data. It runs in float64 and the
 result is rounded to 12 bits, so that the numbers do not depend on threads or vector units.
+
+Behind a global pool or an attention a channel holds nearly the same number for all images of noise and all of their
+tokens: dividing by the spread of such numbers blows up whatever differs from them, and more so with every layer. Norms
+that see few values a channel, and those over tokens (one-dimensional ones), only bring the mean square to 1.
 """
 
 import copy
@@ -13,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 IMAGES, SIDE = 4, 128
+FEW = 32
+"""Values of a channel that say too little of its spread."""
 BITS = 12
 
 
@@ -26,6 +32,7 @@ def set_batch_statistics(module: nn.Module, args: tuple[object, ...], seed: int)
         if isinstance(norm, _BatchNorm):
             norm.train()
             norm.momentum = 1.0
+            norm.register_forward_pre_hook(_bring_to_one)
     channels, height, width = args[0].shape[1:]
     generator = torch.Generator().manual_seed(seed)
     for size in ((min(SIDE, height), min(SIDE, width)), (height, width)):
@@ -39,6 +46,16 @@ def set_batch_statistics(module: nn.Module, args: tuple[object, ...], seed: int)
         for name, norm in norms.items():
             for buffer in ("running_mean", "running_var"):
                 getattr(norm, buffer).copy_(_rounded(getattr(seen[name], buffer)))
+
+
+def _bring_to_one(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    values = inputs[0].transpose(0, 1).flatten(1)
+    assert isinstance(norm, _BatchNorm)
+    few = values.shape[1] < FEW or isinstance(norm, nn.BatchNorm1d)
+    if few and norm.running_mean is not None and norm.running_var is not None:
+        norm.eval()
+        norm.running_mean.zero_()
+        norm.running_var.fill_(float(values.square().mean()))
 
 
 def _runs(module: nn.Module, images: Tensor) -> bool:
