@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from hwsim.errors import UserError
+from hwsim.model.torchvision_shim import declare_missing_operators
 
 Source = Literal["timm", "hf", "pt2", "factory"]
 
@@ -100,7 +101,19 @@ def parse_source(text: str) -> ModelSource:
     path, colon, factory = full.rpartition(":")
     if colon and path.endswith(".py") and factory.isidentifier():
         return ModelSource(text, "factory", path, factory, arguments)
+    if _is_timm(full):
+        raise UserError(f"--model {head}: no short name; timm has a network of this name, write timm:{head}")
     raise UserError(unknown_name(head, SHORT_NAMES, "--model"))
+
+
+def _is_timm(name: str) -> bool:
+    """Asked only once a name is known to nobody else: timm takes seconds to load."""
+    try:
+        declare_missing_operators()
+        import timm
+    except ImportError:
+        return False
+    return timm.is_model(name.partition(".")[0])
 
 
 def unknown_name(name: str, known: "dict[str, str] | list[str]", where: str) -> str:

@@ -60,6 +60,7 @@ def test_resolved_names_parse_to_themselves(source, name, arguments):
         ("vit_bb", "did you mean vit_b"),
         ("resnet_18", "did you mean resnet18"),
         ("zzzzzz", "see `hwsim model list`"),
+        ("ghostnet_100", "write timm:ghostnet_100"),
         ("timm:", "name missing"),
         ("net.py", "net.py:build"),
         ("vit_b[depth]", "'depth' is not KEY=VALUE"),
