@@ -139,10 +139,10 @@ def _synthetic(module: fx.GraphModule, node: fx.Node, generator: torch.Generator
             return torch.ones(shape, dtype=value.dtype)
         return torch.randint(0, _vocabulary(module, node), shape, generator=generator).to(value.dtype)
     noise = torch.randn(shape, generator=generator)
-    return _natural(noise) if len(shape) == 4 and min(shape[2:]) > 4 else noise
+    return natural(noise) if len(shape) == 4 and min(shape[2:]) > 4 else noise
 
 
-def _natural(noise: Tensor) -> Tensor:
+def natural(noise: Tensor) -> Tensor:
     """Noise with amplitude 1/f and colours that mostly move together, as in photographs; unit variance."""
     height, width = noise.shape[2:]
     rows, cols = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None, :]

@@ -7,7 +7,8 @@ result is rounded to 12 bits, so that the numbers do not depend on threads or ve
 
 Behind a global pool or an attention a channel holds nearly the same number for all images of noise and all of their
 tokens: dividing by the spread of such numbers blows up whatever differs from them, and more so with every layer. Norms
-that see few values a channel, and those over tokens (one-dimensional ones), only bring the mean square to 1.
+that see few values a channel, and those over tokens (one-dimensional ones), only bring the mean square to 1, and that
+of images with the spectrum of natural ones (`quant.observe`): an attention averages white noise away, but not those.
 """
 
 import copy
@@ -15,6 +16,8 @@ import copy
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+
+from quant.observe import natural
 
 IMAGES, SIDE = 4, 128
 FEW = 32
@@ -38,6 +41,7 @@ def set_batch_statistics(module: nn.Module, args: tuple[object, ...], seed: int)
     for size in ((min(SIDE, height), min(SIDE, width)), (height, width)):
         noise = torch.randn((IMAGES, channels, *size), generator=generator, dtype=torch.float64)
         if _runs(twin, noise):
+            _run_again_on_natural(twin, noise)
             break  # else the architecture accepts its own image size only
     else:
         return
@@ -46,6 +50,13 @@ def set_batch_statistics(module: nn.Module, args: tuple[object, ...], seed: int)
         for name, norm in norms.items():
             for buffer in ("running_mean", "running_var"):
                 getattr(norm, buffer).copy_(_rounded(getattr(seen[name], buffer)))
+
+
+def _run_again_on_natural(twin: nn.Module, noise: Tensor) -> None:
+    """Once more where norms only scale: the norms that have settled stay, those see what arrives of such images."""
+    if all(norm.training for norm in twin.modules() if isinstance(norm, _BatchNorm)):
+        return
+    _runs(twin.eval(), natural(noise))
 
 
 def _bring_to_one(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from hwsim.model.random_statistics import set_batch_statistics
+from quant.observe import natural
 
 
 class Pooled(nn.Module):
@@ -55,7 +56,7 @@ def test_norms_over_tokens_only_scale():
         assert len(norm.running_var.unique()) == 1
         norm.register_forward_hook(lambda _, __, output: seen.append(float(output.square().mean())))
     with torch.no_grad():
-        module(example)
+        module(natural(example))
     assert seen == pytest.approx([1.0] * 6, rel=0.5)
 
 
