@@ -93,7 +93,7 @@ def _claim_row(store: Store, claim: Claim) -> list[str]:
         return [claim.network, claim.scheme, wanted, "not measured", "", ""]
     gain, error, seeds = found
     holds = "yes" if gain >= claim.points and gain > 0 else "no"
-    if holds == "yes" and gain - error < claim.points:
+    if abs(gain - claim.points) < error:
         holds = "within the error"
     return [claim.network, claim.scheme, wanted, f"{gain:+.2f} ± {error:.2f}", str(seeds), holds]
 
