@@ -109,7 +109,7 @@ def medians(runs, row, sums, warmup=2):
     """Microseconds of every row by its first convolution, sums included where a runtime tells them apart."""
     totals = []
     for convolutions, additions in runs[warmup:]:
-        total = dict.fromkeys(sorted(set(row)), 0.0)
+        total = dict.fromkeys(row, 0.0)
         assert len(additions) in (0, len(sums)), "a runtime split a residual sum"
         for place, time in [*zip(row, convolutions, strict=True), *zip(sums, additions, strict=False)]:
             total[place] += time

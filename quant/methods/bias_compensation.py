@@ -7,6 +7,7 @@ variance of the mean (James-Stein style), which is measured between samples, not
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -133,13 +134,19 @@ def shrink_factor(mean: Tensor, variance: Tensor, shrinkage: Shrinkage) -> Tenso
     return (1 - ratio).clamp(0, 1)
 
 
+def mean_error(pairs: Iterable[tuple[Tensor, Tensor]], keep_axes: tuple[int, ...]) -> MeanErrorAccumulator:
+    """The sums over batches of (wanted, quantized) outputs."""
+    accumulator = MeanErrorAccumulator(keep_axes)
+    for target, output in pairs:
+        accumulator.update(target, output)
+    return accumulator
+
+
 def fit_bias(
     target: Tensor, output: Tensor, keep_axes: tuple[int, ...], shrinkage: Shrinkage = "layer"
 ) -> Compensation:
-    """One-batch form of the accumulator."""
-    accumulator = MeanErrorAccumulator(keep_axes)
-    accumulator.update(target, output)
-    return accumulator.solve(shrinkage)
+    """The bias of one batch."""
+    return mean_error([(target, output)], keep_axes).solve(shrinkage)
 
 
 def data_free_bias(weight: Tensor, quantized: Tensor, input_mean: Tensor) -> Tensor:

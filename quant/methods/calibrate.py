@@ -10,7 +10,7 @@ that several biases can be tried (quant/methods/bias_choice.py).
 # pyright: basic
 # torch.fx nodes and metadata are untyped in torch's stubs.
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,9 +29,9 @@ from quant.methods.activation_grids import RangeRule, fit_grid, is_softmax
 from quant.methods.bias_compensation import (
     BiasAxes,
     BiasPath,
-    MeanErrorAccumulator,
     Shrinkage,
     channel_axis,
+    mean_error,
 )
 from quant.methods.dual_clipping import (
     DualClippingOptions,
@@ -338,12 +338,12 @@ class _Walk:
         if options.bias_axes == "channel" or (
             options.bias_axes == "groups" and not self._has_positions(product)
         ):
-            fitted = _mean_error(self._outputs(product, layer), (axis,)).solve(options.bias).bias
+            fitted = mean_error(self._outputs(product, layer), (axis,)).solve(options.bias).bias
             placed = self._with_bias(product, layer, fitted)
             shift = _along(fitted, axis, rank)
         else:
             pairs = list(self._outputs(product, layer))
-            errors = _mean_error(pairs, tuple(range(1, rank)))
+            errors = mean_error(pairs, tuple(range(1, rank)))
             if options.bias_axes == "position":
                 shift = errors.solve(options.bias).bias
                 placed = replace(layer, offset=shift)
@@ -405,13 +405,6 @@ class _Walk:
 
     def _arguments(self, node: fx.Node, env: Mapping[fx.Node, Any]) -> Any:
         return map_arg(node.args, lambda n: self.runner.read(n, env))
-
-
-def _mean_error(pairs: Iterable[tuple[Tensor, Tensor]], keep: tuple[int, ...]) -> MeanErrorAccumulator:
-    accumulator = MeanErrorAccumulator(keep)
-    for exact, output in pairs:
-        accumulator.update(exact, output)
-    return accumulator
 
 
 def _along(values: Tensor, axis: int, rank: int) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from quant.group_bias import GroupBias
-from quant.methods.bias_compensation import MeanErrorAccumulator, Shrinkage, shrink_factor
+from quant.methods.bias_compensation import Shrinkage, mean_error, shrink_factor
 
 GROUPS = 4
 ROUNDS = 20
@@ -37,10 +37,8 @@ def fit_groups(
     ``labels`` holds the group of each position, 0 the one that the layer's bias serves.
     """
     count = int(labels.max()) + 1
-    accumulator = MeanErrorAccumulator((1, 2))
-    for exact, output in pairs:
-        accumulator.update(_means(exact, labels, count), _means(output, labels, count))
-    fitted = accumulator.solve(shrinkage)
+    grouped = ((_means(exact, labels, count), _means(output, labels, count)) for exact, output in pairs)
+    fitted = mean_error(grouped, (1, 2)).solve(shrinkage)
     factors = [shrink_factor(m, v, shrinkage) for m, v in zip(fitted.mean, fitted.variance, strict=True)]
     biases = torch.stack([f * m for f, m in zip(factors, fitted.mean, strict=True)]).float()
     more = biases[1:] - biases[:1]

@@ -1,15 +1,10 @@
 """The quantizer under training against autograd of its formula, and the random bytes that drop elements."""
 
-import os
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from quant.activation import ActQuantizer
 from quant.methods.learned_scale import LearnedScale, drop_mix, live_elements
-from quant.methods.retained_heap import retained_heap
 
 
 def by_formula(x, scale, grid, live):
@@ -62,19 +57,3 @@ def test_the_seed_decides_what_is_dropped():
     first, again, other = (drop_mix(a, b, 0.5, torch.Generator().manual_seed(s)) for s in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only glibc is told to keep its heap")
-def test_the_heap_is_kept_inside_and_given_back_after():
-    """Resident memory after freeing 64 MB: still there inside the context, gone behind it."""
-
-    def resident():
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-    with retained_heap():
-        block = torch.ones(16 << 20)
-        full = resident()
-        del block
-        kept = resident()
-    assert full - kept < 32 << 20
-    assert kept - resident() > 32 << 20
