@@ -177,22 +177,24 @@ def apply_recipe(
     progress: Progress | None = None,
     polish: PolishContext | None = None,
     rounded: Calibrated | None = None,
+    guard: Sequence[Batch] = (),
 ) -> Calibrated:
     """Fit one recipe on all batches, without a referee; a bias that it leaves open is chosen on them, too.
 
     The bias is fitted in a pass of its own, on a rounding that did not see it (``rounded``, where it was made
-    before): that is cheaper than to round again for it, and no worse.
+    before): that is cheaper than to round again for it, and no worse. PD-Quant judges what it learns by the batches
+    of ``guard``, if there are any, and otherwise holds out some of ``batches``.
     """
     if "dfq" in recipe.steps and rounded is None:
         module, _ = equalized(module)
     plan, options = _plan(module, assignment, recipe), calibration_options(recipe)
     calibrated = rounded or calibrate(module, plan, batches, replace(options, bias=None), progress)
+    if "pd" in recipe.steps and rounded is None:
+        calibrated = _polished(calibrated, batches, guard, recipe, polish or PolishContext())
     if "bc" in recipe.steps:
         recipe = _settled(calibrated, assignment, batches, recipe)
         options = calibration_options(recipe)
         calibrated = calibrate(calibrated.module, plan, batches, options, progress, start=calibrated)
-    if "pd" in recipe.steps:
-        calibrated = _polished(calibrated, batches, recipe, polish or PolishContext())
     return calibrated
 
 
@@ -212,8 +214,13 @@ def architecture_of(runner: GraphRunner) -> str:
 
 
 def _polished(
-    calibrated: Calibrated, batches: Sequence[Batch], recipe: Recipe, context: PolishContext
+    calibrated: Calibrated,
+    batches: Sequence[Batch],
+    guard: Sequence[Batch],
+    recipe: Recipe,
+    context: PolishContext,
 ) -> Calibrated:
+    """What PD-Quant makes of a calibrated network; its activation scales are learned and stay as they are."""
     from quant.methods.distribution_correction import BatchNormMemory
     from quant.methods.pd_options import preset_options
     from quant.methods.pd_quant import pd_quant  # the heaviest step, loaded when asked for
@@ -231,7 +238,10 @@ def _polished(
         for name, (mean, deviation) in context.batch_norms.items()
         if corrects
     }
-    return pd_quant(
+    if guard and options.holdout > 0:
+        batches = [*batches, *guard]
+        options = replace(options, holdout=len(guard) / len(batches))
+    made = pd_quant(
         calibrated,
         batches,
         options,
@@ -239,6 +249,7 @@ def _polished(
         checkpoint=context.checkpoint,
         progress=context.progress,
     )
+    return replace(made, folded=frozenset(made.placement.activations))
 
 
 def run_recipe(
@@ -283,7 +294,7 @@ def run_recipe(
         trial, rounded = replace(kept, items=(*kept.items, item)), None
         if item == "bc":
             trial, rounded = _settled(best, assignment, fit, trial), best
-        calibrated = apply_recipe(module, assignment, fit, trial, progress, polish, rounded)
+        calibrated = apply_recipe(module, assignment, fit, trial, progress, polish, rounded, test)
         after = divergences(calibrated, test, reference)
         noise = standard_error(after - before) if item != "bc" and tolerance >= 0 else 0.0
         good = float(after.mean()) <= float(before.mean()) * (1 + tolerance) + noise

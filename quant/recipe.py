@@ -1,7 +1,7 @@
 """A recipe: which calibrated methods to apply, as data (``repquant+pipe+bc`` or a mapping from YAML).
 
 A recipe is an ordered list of items; an item is a step or an alias for several steps. Items are always applied
-in the canonical order (ranges, reparameterization, rounding, expansion, bias, polishing), whatever the order
+in the canonical order (ranges, reparameterization, rounding, expansion, learned rounding, bias), whatever the order
 they are written in, because each step relies on the ones before it.
 """
 
@@ -25,10 +25,13 @@ STEPS: dict[str, dict[str, Setting]] = {
     "gptq": {"damp": 0.01, "block": 128, "act_order": False},
     "asymmetric": {},
     "pipe": {"order": 2},
-    "bc": {"shrinkage": "layer", "path": "auto", "axes": "groups", "gain": "auto"},
     "pd": {"preset": "fast", "architecture": "auto", "iterations": -1},
+    "bc": {"shrinkage": "layer", "path": "auto", "axes": "groups", "gain": "auto"},
 }
 """Steps in canonical order, with the settings each takes and their defaults.
+
+``pd`` decides the rounding and starts from the float weights, so the bias comes after it: one that was fitted to
+another rounding would repair errors that are gone.
 
 ``dfq`` equalises ranges across ReLU first; ``squant`` (flips), ``pow2`` (power-of-two scales) and ``gptq`` are
 alternative operators for the first order of an expansion.

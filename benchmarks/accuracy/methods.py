@@ -25,8 +25,8 @@ RECIPES = {
     "PIPE+GPTQ+BC": "mse+gptq+pipe+bc",
     "RepQuant+BC": "repquant+logsoftmax+bc",
     "RepQuant+PIPE+BC": "repquant+logsoftmax+pipe+bc",
-    "PD-Quant+BC": "mse+bc+pd",
-    "PD-Quant+PIPE+BC": "mse+pipe+bc+pd",
+    "PD-Quant+BC": "mse+pd+bc",
+    "PD-Quant+PIPE+BC": "mse+pipe+pd+bc",
 }
 NOTES = {
     "min-max": "round to nearest on min-max ranges",

@@ -31,6 +31,7 @@ def test_parse_sorts_and_opens_aliases():
     assert str(recipe) == "repquant+pipe+bc"
     assert recipe.steps == ("mse", "reparam", "clip", "gptq", "pipe", "bc")
     assert str(Recipe.parse("")) == "rtn"
+    assert str(Recipe.parse("bc+mse+pd")) == "mse+pd+bc"
     same = Recipe.parse({"steps": ["repquant", "bc"], "gptq": {"damp": 0.05}})
     assert same.setting("gptq", "damp") == 0.05
     assert same.setting("gptq", "block") == 128
@@ -170,6 +171,42 @@ def test_pd_takes_the_preset_of_the_architecture(monkeypatch):
         paper_options("mobilenet"),
     ]
     assert [sorted(item[1]["memory"]) for item in seen] == [["a"], [], [], ["a"]]
+
+
+def test_the_bias_after_pd_keeps_its_rounding_and_its_scales():
+    data = batches("residual", 4)
+    plan = uniform_assignment(names("residual"), Scheme(3, 4))
+    pd = {"pd": {"iterations": 20}, "bc": {"path": "quantized", "axes": "channel"}}
+    alone, with_bias = (
+        apply_recipe(loaded("residual"), plan, data, Recipe.parse({"steps": steps, **pd})).placement
+        for steps in (["mse", "pd"], ["mse", "pd", "bc"])
+    )
+    assert alone.activations == with_bias.activations
+    plain = apply_recipe(loaded("residual"), plan, data, Recipe.parse("mse")).placement
+    assert plain.activations != alone.activations
+    moved = 0
+    for name, layer in alone.layers.items():
+        for ours, theirs in zip(layer.terms, with_bias.layers[name].terms, strict=True):
+            assert torch.equal(ours.codes, theirs.codes) and torch.equal(ours.scale, theirs.scale)
+        moved += layer.bias is None or not torch.equal(layer.bias, with_bias.layers[name].bias)
+    assert moved > 0
+
+
+@pytest.mark.parametrize(("preset", "given", "holdout"), [("fast", 5, 0.2), ("paper", 4, 0.0)])
+def test_pd_is_guarded_by_the_batches_of_the_referee(monkeypatch, preset, given, holdout):
+    """Not by a fifth of what the referee left: PD-Quant would learn from 16 samples of 25 instead of 20."""
+    import quant.methods.pd_quant as module
+
+    seen = []
+    monkeypatch.setattr(
+        module, "pd_quant", lambda made, data, options, **_: seen.append((data, options)) or made
+    )
+    data, plan = batches("residual", 5), uniform_assignment(names("residual"), Scheme(8, 8))
+    run_recipe(loaded("residual"), plan, data, Recipe.parse({"steps": ["pd"], "pd": {"preset": preset}}))
+    (used, options), *others = seen
+    assert not others
+    assert options.holdout == holdout
+    assert all(a is b for a, b in zip(used, data[:given], strict=True))
 
 
 @pytest.mark.parametrize(("item", "kept"), [("mse", True), ("bc", False)])
