@@ -20,6 +20,7 @@ from hwsim.compile.decompose import opened
 from hwsim.compile.elementwise import BINARY, SELECTIONS, UNARY, Builder, select, truncated
 from hwsim.compile.emit import Emitter, join
 from hwsim.compile.expr import Node, const, leaf, op
+from hwsim.compile.in_place import reuse_operands
 from hwsim.compile.isa import Isa
 from hwsim.compile.lower_composed import ComposedLowering
 from hwsim.compile.lower_float import FloatLowering
@@ -328,7 +329,9 @@ def lower(
     With several units every layer is spread over them; ``ways`` says otherwise for single layers: "single", or
     "terms" for the terms of an expansion on different units.
     """
-    return Lowering(module, isa, units, ways).run()
+    program = Lowering(module, isa, units, ways).run()
+    reuse_operands(program)
+    return program
 
 
 __all__ = ["Lowering", "lower"]

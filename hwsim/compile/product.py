@@ -66,6 +66,7 @@ class Product:
         raw: Store bare int32 accumulators: no scale, no epilogue.
         epilogue: Elementwise tree; leaf 0 is the rescaled sum, leaf 1.. are ``operands``.
         operands: Epilogue operands.
+        in_place: The operand whose place the result takes (`in_place`); it is no parameter of its own then.
         row_terms: Whether an int32 per row is added to the accumulators (zero point of the right operand).
         units: Cores it is spread over.
         vectorized_scale: One scale for each packed lane; else one for all, or for each plane.
@@ -90,6 +91,7 @@ class Product:
     out_dtype: str = "float32"
     epilogue: Node = IDENTITY
     operands: tuple[Operand, ...] = ()
+    in_place: int | None = None
     row_terms: bool = False
     vectorized_scale: bool = True
     planes: tuple[int, int] = (1, 0)
@@ -176,8 +178,10 @@ class Product:
             result += [("lanes", entries, "int32"), ("later_scale", entries, "float32")]
         if self.row_terms:
             result.append(("row_terms", self.planes[0] * self.batches * self.rows, "int32"))
-        result += [(f"operand{i}", o.elements, "float32") for i, o in enumerate(self.operands)]
-        return [*result, ("out", self.sizes[1], self.out_dtype)]
+        read = [(f"operand{i}", o.elements, "float32") for i, o in enumerate(self.operands)]
+        if self.in_place is not None:
+            del read[self.in_place]
+        return [*result, *read, ("out", self.sizes[1], self.out_dtype)]
 
     def build(self, name: str, isa: Isa) -> PrimFunc:
         """The kernel for ``isa``."""

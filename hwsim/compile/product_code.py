@@ -28,7 +28,8 @@ class ProductCode:
     def __init__(self, code: Code, product: "Product", isa: Isa, prefix: str = "") -> None:
         self.product, self.isa, self.code = product, isa, code
         self.buffers = {n: code.parameter(prefix + n, size, t) for n, size, t in product.arguments(isa)}
-
+        if product.in_place is not None:
+            self.buffers[f"operand{product.in_place}"] = self.buffers["out"]
         self._vector = vector("float32" if product.floating else "int32", isa.lanes)
 
     def write(self) -> None:

@@ -167,6 +167,45 @@ class Pyramid(nn.Module):
         return self.head(functional.elu(self.up(x)))
 
 
+class Reread(nn.Module):
+    """Sums whose operands are read again: by a later layer, by the caller, twice by one sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = (nn.Linear(24, 24) for _ in range(3))
+
+    def forward(self, x):
+        x = functional.gelu(x)
+        y = x + self.first(x)
+        z = y + self.second(x)
+        return z, z + z * self.third(y)
+
+
+def reread():
+    torch.manual_seed(0)
+    return Reread().eval(), (torch.randn(5, 24),)
+
+
+class Bottleneck(nn.Module):
+    """Residual sums that are most of what lives at a time."""
+
+    def __init__(self):
+        super().__init__()
+        self.downs = nn.ModuleList(nn.Linear(96, 8) for _ in range(3))
+        self.ups = nn.ModuleList(nn.Linear(8, 96) for _ in range(3))
+
+    def forward(self, x):
+        x = functional.gelu(x)
+        for down, up in zip(self.downs, self.ups, strict=True):
+            x = x + up(functional.relu(down(x)))
+        return x
+
+
+def bottleneck():
+    torch.manual_seed(0)
+    return Bottleneck().eval(), (torch.randn(50, 96),)
+
+
 def decoder():
     torch.manual_seed(0)
     return Decoder().eval(), (torch.randint(0, 50, (2, 7)),)
