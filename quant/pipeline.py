@@ -22,6 +22,7 @@ from quant.methods.bias_choice import CANDIDATES, PATHS, BiasKind, choose_bias, 
 from quant.methods.bias_compensation import BiasAxes, BiasPath, Shrinkage
 from quant.methods.calibrate import Calibrated, CalibrationOptions, Progress, calibrate
 from quant.methods.dual_clipping import DualClippingOptions
+from quant.methods.float_outputs import FloatOutputs, float_outputs
 from quant.methods.gptq import GptqOptions
 from quant.methods.held_out import divergences, float_logits, standard_error
 from quant.methods.interpret import GraphRunner, integer_model
@@ -188,9 +189,13 @@ def apply_recipe(
     plan, options = _plan(module, assignment, recipe), calibration_options(recipe)
     calibrated = rounded or calibrate(module, plan, batches, replace(options, bias=None), progress)
     if "bc" in recipe.steps:
-        recipe = _settled(calibrated, assignment, batches, recipe)
+        wanted = None
+        if len(bias_kinds(recipe)) > 1:
+            wanted = float_outputs(calibrated.module, plan, batches, options.memory)
+        recipe = _settled(calibrated, assignment, batches, recipe, wanted)
         options = calibration_options(recipe)
-        calibrated = calibrate(calibrated.module, plan, batches, options, progress, start=calibrated)
+        calibrated = calibrate(calibrated.module, plan, batches, options, progress, calibrated, wanted)
+        del wanted
     if "pd" in recipe.steps:
         calibrated = _polished(calibrated, batches, recipe, polish or PolishContext())
     return calibrated
@@ -294,7 +299,11 @@ def run_recipe(
 
 
 def _settled(
-    rounded: Calibrated, assignment: Mapping[str, Scheme], batches: Sequence[Batch], recipe: Recipe
+    rounded: Calibrated,
+    assignment: Mapping[str, Scheme],
+    batches: Sequence[Batch],
+    recipe: Recipe,
+    wanted: FloatOutputs | None = None,
 ) -> Recipe:
     """The recipe with the kind of bias written down that serves best on what its other steps have made."""
     kinds = bias_kinds(recipe)
@@ -302,6 +311,6 @@ def _settled(
         return recipe
     plan, options = _plan(rounded.module, assignment, recipe), calibration_options(recipe)
     kinds = likely(plan, options) if kinds == list(CANDIDATES) else kinds
-    path, gain = choose_bias(rounded, plan, options, kinds, batches)
+    path, gain = choose_bias(rounded, plan, options, kinds, batches, wanted)
     bias = {**recipe.settings.get("bc", {}), "path": path, "gain": gain}
     return replace(recipe, settings={**recipe.settings, "bc": bias})
