@@ -28,6 +28,7 @@ from quant.methods.held_out import divergences, float_logits, standard_error
 from quant.methods.interpret import GraphRunner, integer_model
 from quant.methods.layer_norm_reparam import TargetScale
 from quant.methods.output_gain import Gain
+from quant.methods.retained_heap import retained_heap
 from quant.model_pass import attribute
 from quant.qmodel import QuantizedModel
 from quant.recipe import Recipe
@@ -170,6 +171,7 @@ class PolishContext:
     progress: "UnitProgress | None" = None
 
 
+@retained_heap()
 def apply_recipe(
     module: fx.GraphModule,
     assignment: Mapping[str, Scheme],
