@@ -57,7 +57,7 @@ from quant.methods.norm_sites import NormSite, apply_reparameterization, find_no
 from quant.methods.output_gain import Gain, amplified, output_gain
 from quant.methods.position_groups import fit_groups, position_groups
 from quant.methods.product_inputs import Moments, input_rows, sample_values
-from quant.methods.weight_grids import ScaleRule, grouped, term_grid
+from quant.methods.weight_grids import FINE_BITS, ScaleRule, grouped, term_grid
 from quant.model_pass import Product, attribute
 from quant.scheme import Scheme
 
@@ -324,7 +324,9 @@ class _Walk:
             return PlacedLayer(scheme, made.terms, value, layer.bias, layer.inputs)
         moments = None
         if options.gptq is not None or options.weight_scales == "mse":
-            moments = self._moments(product, layer)
+            plain = options.gptq is None and not options.asymmetric
+            fine = plain and (scheme.weight_bits or 0) >= FINE_BITS
+            moments = self._moments(product, layer, Moments(diagonal=fine))
         target = weight
         if options.asymmetric and moments is not None and moments.cross is not None:
             target = asymmetric_target(weight, moments.own, moments.cross)
@@ -336,8 +338,8 @@ class _Walk:
         terms = grid.terms(codes)
         return PlacedLayer(scheme, terms, value_of_terms(terms, original.shape), layer.bias, layer.inputs)
 
-    def _moments(self, product: Product, layer: PlacedLayer) -> Moments:
-        source, moments = product.inputs[0], Moments()
+    def _moments(self, product: Product, layer: PlacedLayer, moments: Moments) -> Moments:
+        source = product.inputs[0]
         rows = self.options.rows if self.options.gptq is not None else min(self.options.rows, SCALE_ROWS)
         share = max(64, rows // len(self.exact))
         for exact, quant in zip(self.exact, self.quant, strict=True):
