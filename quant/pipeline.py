@@ -22,11 +22,13 @@ from quant.methods.bias_choice import CANDIDATES, PATHS, BiasKind, choose_bias, 
 from quant.methods.bias_compensation import BiasAxes, BiasPath, Shrinkage
 from quant.methods.calibrate import Calibrated, CalibrationOptions, Progress, calibrate
 from quant.methods.dual_clipping import DualClippingOptions
+from quant.methods.float_outputs import FloatOutputs, float_outputs
 from quant.methods.gptq import GptqOptions
 from quant.methods.held_out import divergences, float_logits, standard_error
 from quant.methods.interpret import GraphRunner, integer_model
 from quant.methods.layer_norm_reparam import TargetScale
 from quant.methods.output_gain import Gain
+from quant.methods.retained_heap import retained_heap
 from quant.model_pass import attribute
 from quant.qmodel import QuantizedModel
 from quant.recipe import Recipe
@@ -169,6 +171,7 @@ class PolishContext:
     progress: "UnitProgress | None" = None
 
 
+@retained_heap()
 def apply_recipe(
     module: fx.GraphModule,
     assignment: Mapping[str, Scheme],
@@ -192,9 +195,12 @@ def apply_recipe(
     if "pd" in recipe.steps and rounded is None:
         calibrated = _polished(calibrated, batches, guard, recipe, polish or PolishContext())
     if "bc" in recipe.steps:
-        recipe = _settled(calibrated, assignment, batches, recipe)
+        wanted = None
+        if len(bias_kinds(recipe)) > 1:
+            wanted = float_outputs(calibrated.module, plan, batches, options.memory)
+        recipe = _settled(calibrated, assignment, batches, recipe, wanted)
         options = calibration_options(recipe)
-        calibrated = calibrate(calibrated.module, plan, batches, options, progress, start=calibrated)
+        calibrated = calibrate(calibrated.module, plan, batches, options, progress, calibrated, wanted)
     return calibrated
 
 
@@ -305,7 +311,11 @@ def run_recipe(
 
 
 def _settled(
-    rounded: Calibrated, assignment: Mapping[str, Scheme], batches: Sequence[Batch], recipe: Recipe
+    rounded: Calibrated,
+    assignment: Mapping[str, Scheme],
+    batches: Sequence[Batch],
+    recipe: Recipe,
+    wanted: FloatOutputs | None = None,
 ) -> Recipe:
     """The recipe with the kind of bias written down that serves best on what its other steps have made."""
     kinds = bias_kinds(recipe)
@@ -313,6 +323,6 @@ def _settled(
         return recipe
     plan, options = _plan(rounded.module, assignment, recipe), calibration_options(recipe)
     kinds = likely(plan, options) if kinds == list(CANDIDATES) else kinds
-    path, gain = choose_bias(rounded, plan, options, kinds, batches)
+    path, gain = choose_bias(rounded, plan, options, kinds, batches, wanted)
     bias = {**recipe.settings.get("bc", {}), "path": path, "gain": gain}
     return replace(recipe, settings={**recipe.settings, "bc": bias})

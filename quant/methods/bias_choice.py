@@ -5,7 +5,8 @@ few samples and outputs far from the float ones, what the layer itself adds is t
 rounding shrinks the outputs, a bias without a gain silences the network (ResNet-20 at 2 bits, output_gain.py);
 where a few tokens make up the spread, a gain of its own for each channel is noise. The divergence of the whole
 network's predictions decides, on one half of the samples by biases that were fitted to the other half: the few
-images that a referee holds out would say too little. The rounding is made once for all candidates.
+images that a referee holds out would say too little. The rounding is made once for all candidates, and so are the
+float outputs.
 """
 
 import math
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from quant.methods.bias_compensation import BiasPath
 from quant.methods.calibrate import Calibrated, CalibrationOptions, calibrate
+from quant.methods.float_outputs import FloatOutputs, float_outputs
 from quant.methods.held_out import divergence, float_logits
 from quant.methods.output_gain import Gain
 from quant.methods.weight_grids import FINE_BITS
@@ -48,16 +50,26 @@ def choose_bias(
     options: CalibrationOptions,
     candidates: Sequence[BiasKind],
     batches: Sequence[Batch],
+    wanted: FloatOutputs | None = None,
 ) -> BiasKind:
-    """The candidate with the least divergence on samples it was not fitted to; the first if there is no choice."""
+    """The candidate with the least divergence on samples it was not fitted to; the first if there is no choice.
+
+    ``wanted`` are the float outputs on all batches, where somebody has them.
+    """
     if len(candidates) == 1 or len(batches) < 2:
         return candidates[0]
-    fit, judge = batches[::2], batches[1::2]
-    reference = float_logits(rounded.module, judge)
+    halves = slice(0, None, 2), slice(1, None, 2)
+    fit, judge = (batches[half] for half in halves)
+    reference = float_logits(rounded.module, judge) if wanted is None else wanted.of(halves[1]).logits
+    outputs = (
+        float_outputs(rounded.module, assignment, fit, options.memory)
+        if wanted is None
+        else wanted.of(halves[0])
+    )
     scores: dict[BiasKind, float] = {}
     for path, gain in candidates:
         tried = replace(options, bias_path=path, bias_gain=gain)
-        made = calibrate(rounded.module, assignment, fit, tried, start=rounded)
+        made = calibrate(rounded.module, assignment, fit, tried, start=rounded, wanted=outputs)
         score = divergence(made, judge, reference)
         scores[path, gain] = score if math.isfinite(score) else math.inf  # a network that blew up
     return min(scores, key=scores.__getitem__)

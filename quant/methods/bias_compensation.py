@@ -7,7 +7,7 @@ variance of the mean (James-Stein style), which is measured between samples, not
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,34 +62,46 @@ class MeanErrorAccumulator:
         if 0 in kept:
             raise QuantError("bias compensation: axis 0 holds the samples and cannot be kept")
         axes = [axis for axis in range(1, rank) if axis not in kept]
-        if mask is not None:
-            mask = mask.expand_as(target)
-        step = samples_at_a_time(target)
-        for start in range(0, len(target), step):
-            part = slice(start, start + step)
-            self._add(target[part], output[part], None if mask is None else mask[part], axes)
-
-    def _add(self, target: Tensor, output: Tensor, mask: Tensor | None, axes: list[int]) -> None:
-        error = target.double() - output.double()
-        if mask is None:  # every coordinate of every sample counts alike
-            per_sample = error.sum(axes) if axes else error
-            total = per_sample.sum(0)
-            counts = total.new_full((len(error),), math.prod(target.shape[axis] for axis in axes))
-            cross = total * counts[0]
+        if mask is None:
+            self._add(target, output, axes)
         else:
-            weights = mask.to(error)
-            error = error * weights
-            per_sample = error.sum(axes) if axes else error
-            total = per_sample.sum(0)
-            counts = weights.sum(axes) if axes else weights
-            cross = (per_sample * counts).sum(0)
-        self._square += float(torch.linalg.vector_norm(error).square())
-        self._total = _sum(self._total, total)
-        self._count = _sum(self._count, counts.sum(0))
-        self._sample_square = _sum(self._sample_square, per_sample.square_().sum(0))
-        self._sample_cross = _sum(self._sample_cross, cross)
-        self._count_square = _sum(self._count_square, counts.square().sum(0))
+            mask = mask.expand_as(target)
+            for wanted, found, weights in in_cache(target, output, mask):
+                self._add_masked(wanted, found, weights, axes)
         self.samples += len(target)
+
+    def _add(self, target: Tensor, output: Tensor, axes: list[int]) -> None:
+        """A batch of which every coordinate of every sample counts alike."""
+        shape = [size for axis, size in enumerate(target.shape[1:], 1) if axis not in axes]
+        total, squares = torch.zeros(2, *shape, dtype=torch.float64)
+        square = total.new_zeros(())
+        for wanted, found in in_cache(target, output):
+            error = wanted.double() - found.double()
+            if axes:
+                flat = error.flatten()
+                square += torch.dot(flat, flat)
+            for sample in error.sum(axes) if axes else error:
+                total += sample
+                squares.addcmul_(sample, sample)
+        count = float(math.prod(target.shape[axis] for axis in axes))
+        self._square += float(square if axes else squares.sum())
+        self._total = _sum(self._total, total)
+        self._count = _sum(self._count, total.new_tensor(count * len(target)))
+        self._sample_square = _sum(self._sample_square, squares)
+        self._sample_cross = _sum(self._sample_cross, total * count)
+        self._count_square = _sum(self._count_square, total.new_tensor(count * count * len(target)))
+
+    def _add_masked(self, target: Tensor, output: Tensor, mask: Tensor, axes: list[int]) -> None:
+        weights = mask.double()
+        error = (target.double() - output.double()) * weights
+        per_sample = error.sum(axes) if axes else error
+        counts = weights.sum(axes) if axes else weights
+        self._square += float(torch.linalg.vector_norm(error).square())
+        self._total = _sum(self._total, per_sample.sum(0))
+        self._count = _sum(self._count, counts.sum(0))
+        self._sample_square = _sum(self._sample_square, per_sample.square().sum(0))
+        self._sample_cross = _sum(self._sample_cross, (per_sample * counts).sum(0))
+        self._count_square = _sum(self._count_square, counts.square().sum(0))
 
     def solve(self, shrinkage: Shrinkage = "layer") -> Compensation:
         """Closed-form bias with its shrinkage."""
@@ -115,6 +127,12 @@ class MeanErrorAccumulator:
 
 def _sum(left: Tensor | None, right: Tensor) -> Tensor:
     return right if left is None else left + right
+
+
+def in_cache(*values: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """A batch in parts of a few samples, to be widened to float64 while they are in the cache."""
+    step = samples_at_a_time(values[0])
+    return zip(*(value.split(step) for value in values), strict=True)
 
 
 def samples_at_a_time(values: Tensor) -> int:

@@ -5,7 +5,8 @@ the reparameterization is chosen and folded; at a product the activation grids, 
 compensating bias are chosen, in that order, against the float stream; then both streams move on. So every
 choice sees the errors of all earlier ones, and one pass does the work of RepQuant, GPTQ and BC together. A pass may
 also start from an earlier one, whose rounding it takes over: then it fits grids and biases alone, cheaply enough
-that several biases can be tried (quant/methods/bias_choice.py).
+that several biases can be tried (quant/methods/bias_choice.py). The float stream is left out where no step looks at
+it, and where its outputs are there already (quant/methods/float_outputs.py).
 """
 # pyright: basic
 # torch.fx nodes and metadata are untyped in torch's stubs.
@@ -39,6 +40,7 @@ from quant.methods.dual_clipping import (
     channel_mse_range,
     learn_dual_clipping,
 )
+from quant.methods.float_outputs import FloatOutputs
 from quant.methods.gptq import GptqOptions, asymmetric_target, gptq
 from quant.methods.interpret import (
     ActivationGrid,
@@ -55,7 +57,7 @@ from quant.methods.norm_sites import NormSite, apply_reparameterization, find_no
 from quant.methods.output_gain import Gain, amplified, output_gain
 from quant.methods.position_groups import fit_groups, position_groups
 from quant.methods.product_inputs import Moments, input_rows, sample_values
-from quant.methods.weight_grids import ScaleRule, grouped, term_grid
+from quant.methods.weight_grids import FINE_BITS, ScaleRule, grouped, term_grid
 from quant.model_pass import Product, attribute
 from quant.scheme import Scheme
 
@@ -114,15 +116,17 @@ def calibrate(
     options: CalibrationOptions | None = None,
     progress: Progress | None = None,
     start: Calibrated | None = None,
+    wanted: FloatOutputs | None = None,
 ) -> Calibrated:
     """Quantize the products named in ``assignment``; ``module`` itself stays as it is.
 
-    With ``start``, an earlier pass over this module that fitted no bias, its folding and rounding are kept.
+    With ``start``, an earlier pass over this module that fitted no bias, its folding and rounding are kept. ``wanted``
+    are the float outputs of this module on these batches, for a bias to be fitted to.
     """
     if not batches:
         raise QuantError("calibration: no samples were given")
     with torch.no_grad():
-        walk = _Walk(module, assignment, batches, options or CalibrationOptions(), progress, start)
+        walk = _Walk(module, assignment, batches, options or CalibrationOptions(), progress, start, wanted)
         return walk.run()
 
 
@@ -137,9 +141,11 @@ class _Walk:
         options: CalibrationOptions,
         progress: Progress | None,
         start: Calibrated | None,
+        wanted: FloatOutputs | None,
     ) -> None:
         self.start = start
-        self.module = model_pass.copy_module(module)
+        # only norms change the graph, and those of an earlier pass are folded already
+        self.module = model_pass.copy_module(module) if start is None else module
         self.runner = GraphRunner(self.module)
         self.options, self.progress = options, progress
         self.assignment = {name: s for name, s in assignment.items() if not s.is_float}
@@ -149,7 +155,14 @@ class _Walk:
             raise QuantError(f"{unknown[0]}: not a product of this model, so it cannot be quantized")
         self.exact = [self.runner.feed(batch) for batch in batches]
         self.quant = [self.runner.feed(batch) for batch in batches]
-        self.cache = ActivationCache(self.options.memory)
+        fits_bias = self.options.bias is not None
+        inputs = (self.options.asymmetric and start is None) or (
+            fits_bias and self.options.bias_path == "float"
+        )
+        self.wanted = None if inputs else wanted
+        self.carried = inputs or (fits_bias and wanted is None)
+        """Whether the float stream is run: for its inputs, or for outputs that nobody has."""
+        self.cache = ActivationCache(self.options.memory) if self.wanted is None else self.wanted.cache
         self.placement = Placement()
         self.notes: dict[str, str] = {} if start is None else dict(start.notes)
         self.folded: set[str] = set() if start is None else set(start.folded)
@@ -173,7 +186,8 @@ class _Walk:
                 finished.add(node)
                 self._release(node, finished)
             node = node.next
-        self.module.recompile()
+        if sites:
+            self.module.recompile()
         return Calibrated(self.module, self.placement, self.notes, frozenset(self.folded))
 
     def _step(self, node: fx.Node) -> None:
@@ -184,6 +198,10 @@ class _Walk:
             self.done += 1
             if self.progress is not None:
                 self.progress(product.name, self.done, len(self.assignment))
+            return
+        if not self.carried:
+            for quant in self.quant:
+                quant[node] = self._kept(self.runner.evaluate(node, quant))
             return
         shared = all(source in self.same or source.op == "get_attr" for source in node.all_input_nodes)
         for exact, quant in zip(self.exact, self.quant, strict=True):
@@ -252,8 +270,11 @@ class _Walk:
                 )
         self.placement = self.placement.with_layer(product.name, layer)
         node = product.node
-        for exact, quant in zip(self.exact, self.quant, strict=True):
-            exact[node] = self._kept(self.runner.evaluate(node, exact))
+        for number, (exact, quant) in enumerate(zip(self.exact, self.quant, strict=True)):
+            if self.carried:
+                exact[node] = self._kept(self.runner.evaluate(node, exact))
+            elif self.wanted is not None and product.kind != "matmul":
+                exact[node] = self.wanted.products[product.name][number]
             quant[node] = self._kept(self.runner.evaluate(node, quant, self.placement))
         if self.options.bias is not None and product.kind != "matmul":
             self._compensate(product, layer)
@@ -303,7 +324,9 @@ class _Walk:
             return PlacedLayer(scheme, made.terms, value, layer.bias, layer.inputs)
         moments = None
         if options.gptq is not None or options.weight_scales == "mse":
-            moments = self._moments(product, layer)
+            plain = options.gptq is None and not options.asymmetric
+            fine = plain and (scheme.weight_bits or 0) >= FINE_BITS
+            moments = self._moments(product, layer, Moments(diagonal=fine))
         target = weight
         if options.asymmetric and moments is not None and moments.cross is not None:
             target = asymmetric_target(weight, moments.own, moments.cross)
@@ -315,23 +338,28 @@ class _Walk:
         terms = grid.terms(codes)
         return PlacedLayer(scheme, terms, value_of_terms(terms, original.shape), layer.bias, layer.inputs)
 
-    def _moments(self, product: Product, layer: PlacedLayer) -> Moments:
-        source, moments = product.inputs[0], Moments()
+    def _moments(self, product: Product, layer: PlacedLayer, moments: Moments) -> Moments:
+        source = product.inputs[0]
         rows = self.options.rows if self.options.gptq is not None else min(self.options.rows, SCALE_ROWS)
         share = max(64, rows // len(self.exact))
         for exact, quant in zip(self.exact, self.quant, strict=True):
             x = quant[source]
-            if layer.inputs[0] is not None:
-                x = fake_activation(x, self.placement.activations[layer.inputs[0]])
+            if product.conv is None:  # of rows, only those that are kept have to be quantized
+                rows = self._faked(input_rows(x, product, share), layer.inputs[0])
+            else:
+                rows = input_rows(self._faked(x, layer.inputs[0]), product, share)
             paired = input_rows(exact[source], product, share) if self.options.asymmetric else None
-            moments.update(input_rows(x, product, share), paired)
+            moments.update(rows, paired)
         return moments
+
+    def _faked(self, x: Tensor, key: str | None) -> Tensor:
+        return x if key is None else fake_activation(x, self.placement.activations[key])
 
     def _compensate(self, product: Product, layer: PlacedLayer) -> None:
         """Fit the bias on the outputs as they are now and add it to the layer (methods.md 4.7)."""
         node, options = product.node, self.options
         assert options.bias is not None
-        rank = self.exact[0][node].dim()
+        rank = self.quant[0][node].dim()
         axis = channel_axis(rank, convolution=product.kind == "conv2d")
         if options.bias_gain != "none" and layer.terms:
             layer = self._with_gain(product, layer, axis)
@@ -380,7 +408,7 @@ class _Walk:
         """Whether every sample lays its tokens out alike: images do, sentences do not."""
         fed = [n.meta.get("val") for n in self.runner.nodes if n.op == "placeholder"]
         floats = all(value is None or value.dtype.is_floating_point for value in fed)
-        return floats and product.kind == "linear" and self.exact[0][product.node].dim() > 2
+        return floats and product.kind == "linear" and self.quant[0][product.node].dim() > 2
 
     def _outputs(self, product: Product, layer: PlacedLayer) -> Iterator[tuple[Tensor, Tensor]]:
         """Wanted and quantized outputs by batch (`BiasPath`)."""

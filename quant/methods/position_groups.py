@@ -67,10 +67,10 @@ def position_groups(mean: Tensor, variance: Tensor, limit: int = GROUPS) -> Tens
         trial = torch.cat([centres, table[rest.argmax()][None]])
         found = None
         for _ in range(ROUNDS):
-            before, found = found, torch.cdist(table, trial).argmin(1)
+            before, found = found, _nearest(table, trial)
             if before is not None and torch.equal(before, found):
                 break
-            trial = torch.stack([_centre(table, found == g, old) for g, old in enumerate(trial)])
+            trial = _centres(table, found, trial)
         assert found is not None, "there is at least one round"
         after = (table - trial[found]).square().sum(1)
         if not float((rest - after).sum()) > 2 * float(noise[found == len(trial) - 1].sum()):
@@ -81,5 +81,13 @@ def position_groups(mean: Tensor, variance: Tensor, limit: int = GROUPS) -> Tens
     return ranks[labels].reshape(mean.shape[:-1])
 
 
-def _centre(table: Tensor, members: Tensor, old: Tensor) -> Tensor:
-    return table[members].mean(0) if bool(members.any()) else old
+def _nearest(table: Tensor, centres: Tensor) -> Tensor:
+    """The nearest centre of each row; the square of the row itself is the same for all of them."""
+    return (centres.square().sum(1) - 2 * (table @ centres.T)).argmin(1)
+
+
+def _centres(table: Tensor, labels: Tensor, old: Tensor) -> Tensor:
+    """Mean row of each label, the old one where it has none."""
+    member = torch.nn.functional.one_hot(labels, len(old)).to(table).T
+    sizes = member.sum(1, keepdim=True)
+    return torch.where(sizes > 0, (member @ table) / sizes.clamp_min(1), old)

@@ -32,16 +32,20 @@ def input_rows(x: Tensor, product: Product, limit: int) -> Tensor:
 
 
 class Moments:
-    """``E[x_q x_q^T]`` and, for asymmetric targets, ``E[x_fp x_q^T]``, summed over batches in float64."""
+    """``E[x_q x_q^T]`` and, for asymmetric targets, ``E[x_fp x_q^T]``, summed over batches in float64.
 
-    def __init__(self) -> None:
-        self.count = 0
+    ``diagonal`` sums the squares of the inputs alone.
+    """
+
+    def __init__(self, *, diagonal: bool = False) -> None:
+        self.count, self.diagonal = 0, diagonal
         self._own: Tensor | None = None
         self._cross: Tensor | None = None
 
     def update(self, quantized: Tensor, exact: Tensor | None = None) -> None:
         """Add rows (G, N, I) of the quantized stream and, if wanted, the same rows of the float stream."""
-        own = (quantized.transpose(1, 2) @ quantized).double()
+        squares = quantized.square().sum(1) if self.diagonal else quantized.transpose(1, 2) @ quantized
+        own = squares.double()
         self._own = own if self._own is None else self._own + own
         if exact is not None:
             cross = (exact.transpose(1, 2) @ quantized).double()
@@ -50,7 +54,7 @@ class Moments:
 
     @property
     def own(self) -> Tensor:
-        """Second moment of the quantized inputs (G, I, I)."""
+        """Second moment of the quantized inputs (G, I, I), or its diagonal (G, I)."""
         assert self._own is not None, "no rows were added"
         return self._own / self.count
 

@@ -101,12 +101,15 @@ class TermGrid:
 def row_scales(
     weight: Tensor, bits: int, rule: ScaleRule, moment: Tensor | None = None, order: int = 1
 ) -> Tensor:
-    """First-order scale of each row of (G, O, I); ``mse`` is told the second moment (G, I, I) of the inputs."""
+    """First-order scale of each row of (G, O, I); ``mse`` is told the second moment (G, I, I) of the inputs.
+
+    Its diagonal (G, I) does where squared errors are weighed column by column.
+    """
     # scales are stored in float32: round first, so that codes and stored scale belong together
     peak = (weight.double().abs().amax(2) / (2 ** (bits - 1) - 1)).float().double()
     if rule == "minmax":
         return peak
-    energy = None if moment is None else moment.diagonal(dim1=1, dim2=2)
+    energy = _diagonal(moment)
     if bits >= FINE_BITS:
         return _best_scale(weight, bits, order, peak, energy)[0]
     upright, turned = (_best_scale(weight, bits, order, side, energy, step=2)[1] for side in (peak, -peak))
@@ -145,6 +148,10 @@ def _output_error(rest: Tensor, moment: Tensor | None) -> Tensor:
     return ((rest @ moment) * rest).sum(2)
 
 
+def _diagonal(moment: Tensor | None) -> Tensor | None:
+    return moment if moment is None or moment.dim() == 2 else moment.diagonal(dim1=1, dim2=2)
+
+
 def _divisor(scale: Tensor) -> Tensor:
     """The scale, 1 where it is 0."""
     return torch.where(scale != 0, scale, torch.ones_like(scale))
@@ -157,7 +164,7 @@ def term_grid(weight: Tensor, scheme: Scheme, rule: ScaleRule, moment: Tensor | 
         raise QuantError(f"scheme {scheme}: calibrated methods round to 2 or more bits in every term")
     groups, rows, columns = weight.shape
     first = row_scales(weight, bits, rule, moment, scheme.order)
-    energy = None if moment is None else moment.diagonal(dim1=1, dim2=2)
+    energy = _diagonal(moment)
     ratio = 2.0**bits - 1
     scales = [first]
     masks = [torch.ones(groups, columns, dtype=torch.bool)]

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from quant.errors import QuantError
+from quant.methods.product_inputs import Moments
 from quant.methods.weight_grids import row_scales, term_grid
 from quant.scheme import Scheme
 from quant.terms import weight_of
@@ -102,3 +103,26 @@ def test_zero_rows_and_refusals():
     for text in ("w1", "w4.o2.b1"):
         with pytest.raises(QuantError, match="2 or more bits"):
             term_grid(weight, Scheme.parse(text), "minmax")
+
+
+def test_fine_scales_need_only_the_diagonal_of_the_second_moment():
+    """From 6 bits on, also for later orders, whose rows or columns go by the residual energy."""
+    weight, moment = heavy(5), inputs_moment(24)
+    diagonal = moment.diagonal(dim1=1, dim2=2)
+    for scheme in (Scheme(8, None), Scheme.parse("w8a8.o2.g50"), Scheme.parse("w6a8.o2.c25")):
+        whole, alone = (term_grid(weight, scheme, "mse", given) for given in (moment, diagonal))
+        assert torch.equal(whole.scales, alone.scales)
+        assert (whole.columns is None) == (alone.columns is None)
+        assert whole.columns is None or torch.equal(whole.columns, alone.columns)
+
+
+def test_second_moments_and_their_diagonal():
+    rows = torch.randn(2, 50, 7, generator=torch.Generator().manual_seed(1))
+    whole, diagonal = Moments(), Moments(diagonal=True)
+    for part in rows.split(20, 1):
+        whole.update(part)
+        diagonal.update(part)
+    wide = rows.double()
+    torch.testing.assert_close(whole.own, wide.transpose(1, 2) @ wide / 50, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(diagonal.own, wide.square().mean(1), rtol=1e-6, atol=1e-7)
+    assert whole.cross is None
