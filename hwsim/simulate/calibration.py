@@ -119,11 +119,17 @@ def workload_of(
         memory.append(best.memory_cycles)
     act_bits, starts = scheme.act_bits or machine.float_bits, starts_of(layers, machine)
     weights = sum(map(weight_elements, products)) * stored_weight_bits(machine, scheme) / 8
-    live = peak_live_elements(layers) * machine.stored_bits(act_bits) / 8
-    placement = place(machine, weights, live, starts.fit)
+    act_bytes = machine.stored_bits(act_bits) / 8
+    live = peak_live_elements(layers) * act_bytes
+    placement = place(machine, weights, live, starts.fit, starts.instruction_bytes)
     for cost in vector_costs(layers, machine, act_bits=act_bits, placement=placement):
         compute.append(cost.compute_cycles)
         memory.append(cost.traffic_bytes / machine.levels[cost.home].bytes_per_cycle)
+    if (
+        machine.link_bytes_per_cycle > 0
+    ):  # the input and the output cross the link before and after all layers
+        compute.append(0.0)
+        memory.append(_ends_elements(layers) * act_bytes / machine.link_bytes_per_cycle)
     starting = sum(starts.cycles(layer, placement.swapped) for layer in layers)
     seconds = 1 / machine.clock_hz
     wide = scheme.act_bits is not None and scheme.act_bits > 8
@@ -138,10 +144,21 @@ def workload_of(
     )
 
 
+def _ends_elements(layers: "Sequence[Layer]") -> int:
+    """Elements of the network's inputs and of its last layer."""
+    inputs = {
+        name: math.prod(shape)
+        for layer in layers
+        for name, shape in zip(layer.inputs, layer.input_shapes, strict=False)
+        if name.startswith("input:")
+    }
+    return sum(inputs.values()) + (layers[-1].elements if layers else 0)
+
+
 def prior(target: "Target | Machine", relative: bool = False) -> Calibration:
     """What the descriptor alone says; a ``relative`` of the described device may have another speed altogether."""
     machine = machine_of(target)
-    start = max(FLOOR, machine.invocation_cycles / machine.clock_hz)
+    start = max(FLOOR, (machine.invocation_cycles + 2 * machine.link_latency_cycles) / machine.clock_hz)
     launch = max(FLOOR, machine.launch_cycles / machine.clock_hz)
     logs = np.array([math.log(start), math.log(launch), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     spread = PRIOR_SPREAD.copy()

@@ -89,6 +89,9 @@ class Launch(Document):
     """Each operator of the network (kernel launch, operator dispatch)."""
     per_inference: OverheadField | None = None
     """Each run of the network (graph launch, interrupt, driver)."""
+    instructions: Size | None = None
+    """Bytes of instructions of one operator. They cross the host link in every inference, beside ``per_layer``, and
+    take room from the weights in the memory where activations lie."""
     overlaps: StrictBool = False
     """Operators that do not wait for each other start together: only those on the longest path pay ``per_layer``."""
 
