@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hwsim.errors import UserError
 from hwsim.simulate.cost import OptionCost, layer_costs, machine_of
 from hwsim.simulate.launches import starts_of
 from hwsim.simulate.machine import Machine
@@ -118,6 +119,11 @@ def workload_of(
         choices, layer_costs(products, choices, machine, graph_layers=layers), strict=True
     ):
         wanted = [option for option in options if option.scheme == choice[0]] or options
+        if not wanted:
+            raise UserError(
+                f"{name or 'network'}: no engine of {machine.name} runs its products in {scheme} or in floats; "
+                "take a narrower scheme"
+            )
         best = min(wanted, key=_summed)
         compute.append(best.compute_cycles)
         memory.append(best.memory_cycles)

@@ -184,7 +184,6 @@ def _levels(target: Target) -> tuple[tuple[Level, ...], tuple[float, float]]:
                 pj,
                 True,
                 False,
-                link.latency * target.clock_hz,
                 origin="host_link",
             )
         )

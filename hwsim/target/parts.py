@@ -200,7 +200,7 @@ class HostLink(Document):
     bandwidth: Bandwidth
     """Bytes a second."""
     latency: Seconds = 0.0
-    """Time of each transfer before its first byte."""
+    """Time before the first byte of the inputs, and of the outputs; weights come in one stream, asked for ahead."""
     carries: Annotated[tuple[Literal["inputs", "outputs", "weights"], ...], Field(min_length=1)] = (
         "inputs",
         "outputs",

@@ -88,3 +88,17 @@ def test_instructions_without_a_link_are_a_mistake():
     with pytest.raises(UserError, match="give a host_link") as raised:
         parse_target(text, "alone.yaml")
     assert "alone.yaml:8" in str(raised.value)
+
+
+def test_a_scheme_that_no_engine_runs_is_one_line():
+    with pytest.raises(UserError, match="no engine of stick runs its products in w8a16"):
+        workload_of(chain(), Scheme(8, 16), stick().replace({"float_fallback": False}), "net")
+
+
+def test_weights_come_in_one_stream():
+    """However many layers stream their weights, the link's latency is waited for before the inputs and the outputs."""
+    near, far = (simulate(stick(sram=4096, latency=latency)) for latency in (0.0, 1e-4))
+    assert near.weight_home == "usb"
+    assert far.seconds - near.seconds == pytest.approx(2e-4, rel=1e-6)
+    for found in (near, far):
+        assert found.roofline_cycles <= found.cycles <= found.serial_cycles
