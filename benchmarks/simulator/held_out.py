@@ -13,6 +13,8 @@ from hwsim.simulate.calibration import Point, Prediction, Workload, calibrate, p
 from hwsim.simulate.class_prior import Measured, Parts, Trust, learn
 from hwsim.target.schema import Target
 
+MVP = "Silicon Labs MVP"
+
 POINTS = 5
 # How far the descriptors of a class may be off, and the noise of its rows. The Hexagon descriptor is mostly guesses,
 # and each of its rows a median of many runs. The microcontroller's is documented; submissions differ (`repeats`). Of
@@ -44,14 +46,14 @@ class Row:
 def family(row: Row) -> str:
     """Devices that learn from each other: one class, of one maker or on one software stack where that tells them apart.
 
-    Small cores learn from each other whatever their instructions are.
+    Small cores learn from each other whatever their instructions are, and so does a unit beside one that is no faster.
     """
     name = row.device_class.split()[0]
     if name == "dsp_npu":
         return f"{name}, {row.device.rsplit(', ')[-1]}"
     if name == "edge_npu":
         return f"{name}, {'Hailo' if row.device.startswith('HAILO') else row.device}"
-    return "mcu" if name == "riscv_cpu" else name
+    return "mcu" if name == "riscv_cpu" or row.device.startswith(MVP) else name
 
 
 def trust_of(row: Row) -> Trust | None:

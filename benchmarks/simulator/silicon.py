@@ -2,12 +2,12 @@
 
 The network that is predicted stands nowhere in what its prediction rests on. A device, which is one product and one
 software stack, contributes at most five points of other networks; which five is chosen before any is measured, by how
-much each would tell (`points_to_measure`). Hexagon processors, small cores, Hailo's and NVIDIA's processors also learn
-from the other devices of their class (`hwsim.simulate.class_prior`), as `hwsim target fit` does for a user who has rows
-of such. A microcontroller's device is one system of one submission: board, build and code generator. Zero-shot figures
-stand only where hwsim ships a descriptor of that very device, and for Hailo's chips, which are the Hailo-8 scaled by
-their published TOPS; for its relatives the same descriptor (frequency and size changed where they are known) is the
-prior.
+much each would tell (`points_to_measure`). Hexagon processors, small cores (with them Silicon Labs' unit, which is no
+faster than one), Hailo's and NVIDIA's processors also learn from the other devices of their class
+(`hwsim.simulate.class_prior`), as `hwsim target fit` does for a user who has rows of such. A microcontroller's device
+is one system of one submission: board, build and code generator. Zero-shot figures stand only where hwsim ships a
+descriptor of that very device, and for Hailo's chips, which are the Hailo-8 scaled by their published TOPS; for its
+relatives the same descriptor (frequency, size and lanes changed where they are known) is the prior.
 
     python benchmarks/simulator/silicon.py
 """
@@ -288,11 +288,15 @@ def verdict(scores: dict[str, Score], rows: list[Row]) -> str:
         f"to hold out, GoogLeNet and SqueezeNet at 8 bits outside TFLite, are {_share(rows)} of all rows.\n"
         "- Few networks: the small cores, neural units and NVIDIA's processors ran three or two, so each is predicted "
         "from two or one, a fully connected one from two convolutional ones; 16-bit activations on Hexagon were "
-        "measured on one network only. The neural units beside microcontrollers have no descriptor of their own.\n"
+        "measured on one network only. Two of the three neural units beside microcontrollers have no descriptor near "
+        "theirs, and the code generators of the small RISC-V cores treat fully connected layers unlike convolutions.\n"
         "- Rows that contradict their neighbours: one processor (SA8775P) takes four times as long for five networks "
-        "as its own other stack does; Inception-ResNet v2 on Coral takes less than Inception v4.\n"
+        "as its own other stack does; Inception-ResNet v2 on Coral takes less than Inception v4, and less than those "
+        "of its weights that do not stay would need over USB 3.0 at its full 5 Gbit/s.\n"
         "- Hailo's dataflow compiler: contexts are modelled, the share of the chip that each layer gets is not, and "
-        "PoolFormer's pools and Swin's windows are priced too low.\n\n"
+        "PoolFormer's pools and Swin's windows are priced too low. ResNet-18 runs at one rate on three chips of 26 and "
+        "20 TOPS, so a single layer bounds it; the Hailo-10H is much slower than the 15H of the same TOPS on the two "
+        "fastest networks alone, so a host's way in bounds those.\n\n"
         "The spreads of the priors and of the intervals were chosen on these same rows, so they are no independent "
         "test. About sixty variants of the model and of its settings were tried on these rows. Kept were those with a "
         "reason beside the figures: a clamp is no exponential, integer kernels pay for each output, independent "
@@ -302,9 +306,19 @@ def verdict(scores: dict[str, Score], rows: list[Row]) -> str:
         "its two batch sizes are), networks as they are deployed (merged branches), BERT without padding, devices with "
         "published peaks held to them. Dropped were padding at each place of a window, larger output tiles, an output "
         "stage of limited rate on Hailo (zero-shot better, held out no better), weights that hide behind compute over "
-        "a whole network, and learning of a class for Coral. Several shipped descriptors took efficiencies or "
-        "overheads from some of these rows (their YAML comments say which; the Hailo-8's most of all), so zero-shot is "
-        "not blind there."
+        "a whole network, and learning of a class for Coral. "
+        "About thirty more were tried since. Kept: an Edge TPU gets its instructions over the link in every inference "
+        "and holds them beside the weights (captured transfers; five kilobytes an operator), inputs and outputs cross "
+        "the link too, the published time of a call of Apple's engine, Silicon Labs' unit as the two products a cycle "
+        "that its maker states, Helium on the Cortex-M85, and of the ways to run a layer the one that the sum finds "
+        "shortest. Dropped: 8 MiB instead of the maker's 8 MB on Coral (compilers' logs speak for it, but the Dev "
+        "Board would miss one row more), GAP9's NE16 from the cycle model that its "
+        "authors published (nearer zero-shot, worse held out), 16-bit floats on the C906 although its maker says so "
+        "(no better), four products a cycle on the Andes cores and one on the M0+ (worse), barriers of units and waits "
+        "for transfers in the sum (the Orins much nearer zero-shot, NVIDIA's processors worse held out), and whole "
+        "shares of Hailo's chip for each layer (networks differ as much as before). "
+        "Several shipped descriptors took efficiencies or overheads from some of these rows (their YAML comments say "
+        "which; the Hailo-8's most of all), so zero-shot is not blind there."
     )
 
 

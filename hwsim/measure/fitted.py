@@ -224,6 +224,7 @@ def scaled(target: Target, found: Calibration) -> Target:
             kind: target.vector_rate(kind) / (vector * faster) for kind in VECTOR_KINDS
         },
     }
+    changes |= _scaled_link(target, factors["start"] * speed, factors["launch"] * speed, memory)
     if target.contexts is not None:  # setting operators up counts as so many launches
         slower = factors["launch"] * speed / max(FLOOR, target.layer_launch_cycles / target.clock_hz)
         load = target.contexts.load.at(target.clock_hz) / target.clock_hz
@@ -250,3 +251,23 @@ def scaled(target: Target, found: Calibration) -> Target:
         elif level.bytes_per_cycle is not None:
             changes[f"memories.{index}.bytes_per_cycle"] = level.bytes_per_cycle / (memory * faster)
     return target.replace(changes)
+
+
+def _scaled_link(target: Target, start: float, launch: float, memory: float) -> dict[str, object]:
+    """The host link ``memory`` times as slow; ``start`` and ``launch`` (seconds) hold its latency and instructions."""
+    link = target.host_link
+    if link is None:
+        return {}
+    waiting = 2 * link.latency
+    latency = link.latency * start / max(FLOOR, waiting + target.inference_launch_cycles / target.clock_hz)
+    bandwidth = link.bandwidth / memory
+    instructions = min(target.launch.instructions or 0.0, launch * bandwidth)
+    changes: dict[str, object] = {
+        "host_link.bandwidth": bandwidth,
+        "host_link.latency": latency,
+        "launch.per_inference": {"seconds": max(0.0, start - 2 * latency)},
+    }
+    if target.launch.instructions:
+        changes["launch.instructions"] = instructions
+        changes["launch.per_layer"] = {"seconds": launch - instructions / bandwidth}
+    return changes

@@ -13,13 +13,14 @@ measured points update them (maximum a posteriori, Gauss-Newton), and what they 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsim.simulate.cost import layer_costs, machine_of
+from hwsim.errors import UserError
+from hwsim.simulate.cost import OptionCost, layer_costs, machine_of
 from hwsim.simulate.launches import starts_of
 from hwsim.simulate.machine import Machine
 from hwsim.simulate.placement import peak_live_elements, place
@@ -104,8 +105,12 @@ class Calibration:
 def workload_of(
     layers: "Sequence[Layer]", scheme: Scheme, target: "Target | Machine", name: str = ""
 ) -> Workload:
-    """Compute and memory time of each layer by cost mode, each product in its fastest engine and way."""
-    machine = machine_of(target)
+    """Compute and memory time of each layer by cost mode, each product in its fastest engine and way.
+
+    The barrier behind a layer that is split counts as part of the next one's launch, so it decides nothing here: a
+    faster clock would choose fewer units for its sake, and the sum would grow.
+    """
+    machine = replace(machine_of(target), sync_cycles=0.0)
     products = [layer for layer in layers if layer.kind in PRODUCT_KINDS]
     choices = [[scheme, Scheme(None, None)] for _ in products]
     compute: list[float] = []
@@ -114,16 +119,27 @@ def workload_of(
         choices, layer_costs(products, choices, machine, graph_layers=layers), strict=True
     ):
         wanted = [option for option in options if option.scheme == choice[0]] or options
-        best = min(wanted, key=lambda option: option.cycles)
+        if not wanted:
+            raise UserError(
+                f"{name or 'network'}: no engine of {machine.name} runs its products in {scheme} or in floats; "
+                "take a narrower scheme"
+            )
+        best = min(wanted, key=_summed)
         compute.append(best.compute_cycles)
         memory.append(best.memory_cycles)
     act_bits, starts = scheme.act_bits or machine.float_bits, starts_of(layers, machine)
     weights = sum(map(weight_elements, products)) * stored_weight_bits(machine, scheme) / 8
-    live = peak_live_elements(layers) * machine.stored_bits(act_bits) / 8
-    placement = place(machine, weights, live, starts.fit)
+    act_bytes = machine.stored_bits(act_bits) / 8
+    live = peak_live_elements(layers) * act_bytes
+    placement = place(machine, weights, live, starts.fit, starts.instruction_bytes)
     for cost in vector_costs(layers, machine, act_bits=act_bits, placement=placement):
         compute.append(cost.compute_cycles)
         memory.append(cost.traffic_bytes / machine.levels[cost.home].bytes_per_cycle)
+    if (
+        machine.link_bytes_per_cycle > 0
+    ):  # the input and the output cross the link before and after all layers
+        compute.append(0.0)
+        memory.append(_ends_elements(layers) * act_bytes / machine.link_bytes_per_cycle)
     starting = sum(starts.cycles(layer, placement.swapped) for layer in layers)
     seconds = 1 / machine.clock_hz
     wide = scheme.act_bits is not None and scheme.act_bits > 8
@@ -138,10 +154,26 @@ def workload_of(
     )
 
 
+def _summed(option: OptionCost) -> float:
+    """What a way of running a layer adds to the sum: a faster clock never makes the least of them slower."""
+    return max(option.compute_cycles, option.memory_cycles)
+
+
+def _ends_elements(layers: "Sequence[Layer]") -> int:
+    """Elements of the network's inputs and of its last layer."""
+    inputs = {
+        name: math.prod(shape)
+        for layer in layers
+        for name, shape in zip(layer.inputs, layer.input_shapes, strict=False)
+        if name.startswith("input:")
+    }
+    return sum(inputs.values()) + (layers[-1].elements if layers else 0)
+
+
 def prior(target: "Target | Machine", relative: bool = False) -> Calibration:
     """What the descriptor alone says; a ``relative`` of the described device may have another speed altogether."""
     machine = machine_of(target)
-    start = max(FLOOR, machine.invocation_cycles / machine.clock_hz)
+    start = max(FLOOR, (machine.invocation_cycles + 2 * machine.link_latency_cycles) / machine.clock_hz)
     launch = max(FLOOR, machine.launch_cycles / machine.clock_hz)
     logs = np.array([math.log(start), math.log(launch), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     spread = PRIOR_SPREAD.copy()

@@ -165,7 +165,8 @@ class _Options:
         key = (stored, act_bits)
         if key not in self.placements:
             live = self.peak_elements * self.machine.stored_bits(act_bits) / 8
-            self.placements[key] = place(self.machine, self.weights * stored / 8, live, self.starts.fit)
+            weights, starts = self.weights * stored / 8, self.starts
+            self.placements[key] = place(self.machine, weights, live, starts.fit, starts.instruction_bytes)
         return self.placements[key]
 
     def solve(self) -> list[OptionCost]:

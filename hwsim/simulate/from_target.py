@@ -58,6 +58,7 @@ def _machine(sha256: str, held: _Held) -> Machine:
         fused_kinds=frozenset(target.vector.fused if target.vector else FUSED_KINDS),
         vector_pj=target.vector_pj,
         launch_cycles=target.layer_launch_cycles,
+        instruction_bytes=target.launch.instructions or 0.0,
         overlaps_launches=target.launch.overlaps,
         **_contexts(target),
         sync_cycles=target.sync_cycles,
@@ -183,7 +184,6 @@ def _levels(target: Target) -> tuple[tuple[Level, ...], tuple[float, float]]:
                 pj,
                 True,
                 False,
-                link.latency * target.clock_hz,
                 origin="host_link",
             )
         )

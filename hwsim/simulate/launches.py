@@ -33,6 +33,11 @@ class Starts:
     laid_out: int = 0
 
     @property
+    def instruction_bytes(self) -> float:
+        """Room that the instructions of the whole network take."""
+        return self.machine.instruction_bytes * len(self.paid)
+
+    @property
     def fit(self) -> bool:
         """Whether a dataflow device has room for all operators at once."""
         return self.laid_out <= self.machine.context_operators

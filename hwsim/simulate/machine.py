@@ -83,6 +83,7 @@ class Machine:
     fused_kinds: frozenset[str] = frozenset({"activation", "add", "mul"})
     vector_pj: float = 0.0
     launch_cycles: float = 0.0
+    instruction_bytes: float = 0.0
     overlaps_launches: bool = False
     context_operators: float = float("inf")
     context_load_cycles: float = 0.0

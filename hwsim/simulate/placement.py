@@ -25,20 +25,24 @@ class Placement(NamedTuple):
 
 
 def place(
-    machine: Machine, weight_bytes: float, activation_bytes: float, operators_fit: bool = True
+    machine: Machine,
+    weight_bytes: float,
+    activation_bytes: float,
+    operators_fit: bool = True,
+    instruction_bytes: float = 0.0,
 ) -> Placement:
     """Innermost memory that holds all activations at their peak, then all weights beside them.
 
     A unit's private memory is home to nothing: tensors that all units read lie in a shared one, and the answer
     must not change when units are added. Weights that fit stay there from one inference to the next, unless the
-    operators that read them do not (`launches.Starts.fit`).
+    operators that read them do not (`launches.Starts.fit`). The network's instructions lie beside the activations.
     """
     levels = machine.levels
     free = [level.capacity if level.shared or level is levels[-1] else 0.0 for level in levels]
     for_activations = [i for i, level in enumerate(levels) if level.holds_activations]
     for_weights = [i for i, level in enumerate(levels) if level.holds_weights]
     activations = next((i for i in for_activations if activation_bytes <= free[i]), for_activations[-1])
-    free[activations] = max(0.0, free[activations] - activation_bytes)
+    free[activations] = max(0.0, free[activations] - activation_bytes - instruction_bytes)
     outermost = for_weights[-1]
     weights = next((i for i in for_weights if operators_fit and weight_bytes <= free[i]), outermost)
     if machine.has_contexts:

@@ -148,7 +148,7 @@ def build_schedule(
     live = live_bytes(layers, [bits[layer.name] / 8 for layer in layers])
     weights = sum(_weight_bytes(layer, assignments, machine) for layer in layers)
     starts = starts_of(layers, machine)
-    placement = place(machine, weights, max(live, default=0.0), starts.fit)
+    placement = place(machine, weights, max(live, default=0.0), starts.fit, starts.instruction_bytes)
     prepared = prepared_inputs(layers) if machine.prepares_inputs else {}
     builder = _Builder(machine, placement, prepared, starts)
     lanes = 1 if predictors == 1 else predictors + 1

@@ -61,7 +61,7 @@ def vector_costs(
     if placement is None:
         weights = sum(weight_elements(layer) for layer in layers if layer.kind in PRODUCT_KINDS)
         live = peak_live_elements(layers) * machine.stored_bits(act_bits) / 8
-        placement = place(machine, float(weights), live, starts.fit)
+        placement = place(machine, float(weights), live, starts.fit, starts.instruction_bytes)
     home, swapped = placement.activations, placement.swapped
     return [
         vector_cost(layer, machine, act_bits, home, layer.name in starts.fused, starts.cycles(layer, swapped))

@@ -12,7 +12,7 @@ Problem = tuple[str, str]
 
 def cross_check(target: TargetDocument) -> list[Problem]:
     """All broken rules, in the order of the file."""
-    return [*_engines(target), *_memories(target), *_contexts(target), *_energy(target)]
+    return [*_engines(target), *_memories(target), *_contexts(target), *_launch(target), *_energy(target)]
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
@@ -85,6 +85,14 @@ def _contexts(target: TargetDocument) -> Iterator[Problem]:
         yield (
             "contexts",
             "needs a memory on the device that holds weights and one outside it to load them from",
+        )
+
+
+def _launch(target: TargetDocument) -> Iterator[Problem]:
+    if target.launch.instructions is not None and target.host_link is None:
+        yield (
+            "launch.instructions",
+            "cross the host link in every inference: give a host_link, or leave them out",
         )
 
 

@@ -94,6 +94,12 @@ def launch_per_layer(target: TargetDocument) -> Overhead:
     return DEFAULT_LAYER_LAUNCH if target.launch.per_layer is None else target.launch.per_layer
 
 
+def instructions(target: TargetDocument) -> float:
+    """Seconds that the instructions of one operator take over the host link."""
+    size = target.launch.instructions or 0.0
+    return 0.0 if target.host_link is None else size / target.host_link.bandwidth
+
+
 def launch_per_inference(target: TargetDocument) -> Overhead:
     """Starting one inference."""
     return DEFAULT_INFERENCE_LAUNCH if target.launch.per_inference is None else target.launch.per_inference

@@ -89,6 +89,9 @@ class Launch(Document):
     """Each operator of the network (kernel launch, operator dispatch)."""
     per_inference: OverheadField | None = None
     """Each run of the network (graph launch, interrupt, driver)."""
+    instructions: Size | None = None
+    """Bytes of instructions of one operator. They cross the host link in every inference, beside ``per_layer``, and
+    take room from the weights in the memory where activations lie."""
     overlaps: StrictBool = False
     """Operators that do not wait for each other start together: only those on the longest path pay ``per_layer``."""
 
@@ -197,7 +200,7 @@ class HostLink(Document):
     bandwidth: Bandwidth
     """Bytes a second."""
     latency: Seconds = 0.0
-    """Time of each transfer before its first byte."""
+    """Time before the first byte of the inputs, and of the outputs; weights come in one stream, asked for ahead."""
     carries: Annotated[tuple[Literal["inputs", "outputs", "weights"], ...], Field(min_length=1)] = (
         "inputs",
         "outputs",

@@ -49,8 +49,8 @@ class Target(TargetDocument):
 
     @cached_property
     def layer_launch_cycles(self) -> float:
-        """Cycles that starting one operator costs."""
-        return derive.launch_per_layer(self).at(self.clock_hz)
+        """Cycles that starting one operator costs, its instructions over the host link included."""
+        return derive.launch_per_layer(self).at(self.clock_hz) + derive.instructions(self) * self.clock_hz
 
     @cached_property
     def inference_launch_cycles(self) -> float:

@@ -1,5 +1,6 @@
 """Calibration: gradients by finite differences, recovery of a synthetic device, honest intervals."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -17,8 +18,9 @@ from hwsim.simulate.calibration import (
     prior,
     workload_of,
 )
+from hwsim.target.load import load_target
 from quant.scheme import Scheme
-from tests.hwsim.simulate.fake_graph import cpu, network
+from tests.hwsim.simulate.fake_graph import FakeLayer, cpu, network
 
 
 def workloads(machine):
@@ -106,3 +108,21 @@ def test_a_point_that_is_less_sure_pulls_less():
     assert told < unsure.seconds < sure.seconds == pytest.approx(2 * told, rel=0.01)
     assert useless.seconds == pytest.approx(told, rel=1e-3)
     assert sure.high / sure.low < unsure.high / unsure.low < useless.high / useless.low
+
+
+@pytest.mark.parametrize("name", ["dc_a100", "x86_amx", "mobile_cpu"])
+@pytest.mark.parametrize("model", ["mobilenetv2", "vit_b16"])
+def test_a_faster_clock_never_predicts_a_slower_network(name, model):
+    """Barriers that do not shrink with the clock must not make the sum prefer fewer units and count only those."""
+    target, layers = load_target(name), network(model)
+    layers.append(
+        FakeLayer(
+            "soft", "softmax", m=197, n=768, inputs=(layers[-1].name,), input_shapes=((197, 768),),
+            output_shape=(197, 768),
+        )
+    )  # fmt: skip
+    latencies = [
+        prior(faster).predict(workload_of(layers, Scheme.parse("w8a8"), faster)).seconds
+        for faster in (target.replace({"clock_hz": target.clock_hz * 1.1**step}) for step in range(-6, 7))
+    ]
+    assert all(slow >= fast for slow, fast in itertools.pairwise(latencies))
