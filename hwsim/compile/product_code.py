@@ -131,11 +131,13 @@ class ProductCode:
         isa, planes = self.isa, self.product.planes[0]
         if planes > 1:
             return max(1, isa.tile_rows * isa.tile_vectors // (planes * vectors))
-        if vectors <= isa.tile_vectors:
-            return isa.tile_rows
         # Packed weights hold two sets of registers: as loaded, and as unpacked for the step.
-        weights = vectors if self.product.packed_bits == 8 or self.product.serial else 2 * vectors
-        return max(1, min(isa.tile_rows * isa.tile_vectors // vectors, (31 - weights) // vectors))
+        packed = self.product.packed_bits < 8 and not self.product.serial
+        fitting = (31 - (2 if packed else 1) * vectors) // vectors
+        if vectors > isa.tile_vectors:
+            return max(1, min(isa.tile_rows * isa.tile_vectors // vectors, fitting))
+        # With 512 bits a row too many makes LLVM keep the accumulators in memory beside a long epilogue.
+        return min(isa.tile_rows, fitting) if packed and isa.lanes == 16 else isa.tile_rows
 
     def _row_tiles(self, place: "Place", rows: tuple[Any, int]) -> None:
         first, count = rows
