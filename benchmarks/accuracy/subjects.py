@@ -97,8 +97,8 @@ SUBJECTS = {
             "mobilenetv2_100_tfslim.safetensors",
             "cnn",
             16,
-            64,
-            192,
+            128,
+            640,
         ),
     )
 }
