@@ -101,7 +101,7 @@ class Calibrated:
     placement: Placement
     notes: Mapping[str, str] = field(default_factory=dict)
     folded: frozenset[str] = frozenset()
-    """Activation grids that norms and weights were folded for, so that they cannot be fitted again."""
+    """Activation grids that a later pass must not fit again: norms are folded for them, or they were learned."""
 
     def logits(self, inputs: Sequence[Tensor]) -> Tensor:
         """First output with quantizers in place."""
