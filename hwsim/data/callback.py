@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hwsim.data.dataset import DataRecord, Dataset, InputForm, Sample, check_shape, sha256_of_parts
+from hwsim.data.dataset import DataRecord, Dataset, InputForm, Sample, check_sample, sha256_of_parts
 from hwsim.errors import UserError
 from hwsim.user_code import user_function
 
@@ -51,5 +51,5 @@ def _sample(item: Any, form: InputForm, spec: str) -> Sample:
     tensors = tuple(
         torch.as_tensor(value).to(example.dtype) for value, example in zip(given, form.examples, strict=False)
     )
-    check_shape(tensors, form, spec)
+    check_sample(tensors, form, spec)
     return tensors, None if label is None else torch.as_tensor(label).to(torch.int64)
