@@ -121,12 +121,10 @@ def _load(
     request: EvaluateRequest, spec: str, weights: Path | None, sequence: int | None, seed: int
 ) -> "LoadedModel":
     """The model traced at the batch size of the evaluation."""
-    from hwsim.model.load import load_model
+    from hwsim.model.load import load_batched
 
-    batch = request.batch or (TEXT_BATCH if sequence is not None or spec.startswith("hf:") else IMAGE_BATCH)
-    if spec.endswith(".pt2"):
-        return load_model(spec, weights=weights)
-    return load_model(spec, weights=weights, batch=batch, sequence=sequence, seed=seed)
+    usual = TEXT_BATCH if sequence is not None or spec.startswith("hf:") else IMAGE_BATCH
+    return load_batched(spec, request.batch, usual, weights=weights, seed=seed, sequence=sequence)
 
 
 def _open(request: EvaluateRequest, model: "LoadedModel") -> Dataset:
