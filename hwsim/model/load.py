@@ -120,6 +120,16 @@ def load_model(
     return _finish(source, info, program, tensors(built.args, built.kwargs), built.data_config, parameters)
 
 
+def of_batch(model: LoadedModel, batch: int) -> LoadedModel:
+    """``model`` if it is traced at the batch that the user asked for: a file's own inputs may be of another."""
+    if batch > 1 and not any(item.shape[:1] == (batch,) for item in model.example_inputs):
+        shapes = ", ".join("x".join(map(str, item.shape)) for item in model.example_inputs)
+        raise UserError(
+            f"--batch {batch}: {model.spec} brings its own inputs of {shapes}; change the batch there"
+        )
+    return model
+
+
 def load_batched(
     spec: str, asked: int | None, usual: int, *, weights: Path | None, seed: int, sequence: int | None
 ) -> LoadedModel:

@@ -130,6 +130,7 @@ def run_quantize(request: QuantizeRequest, watch: Watch | None = None) -> Quanti
     spec = request.model or (plan.model if plan else None)
     if spec is None:
         raise UserError("hwsim quantize: --scheme needs --model")
+    files.check_writable(request.output_dir)
     usual = 1 if spec.startswith("hf:") else IMAGE_BATCH
     model = load_batched(
         spec, request.batch, usual, weights=request.weights, seed=request.seed, sequence=request.sequence
