@@ -52,6 +52,13 @@ class NormSite:
     products: tuple[Product, ...]
     others: tuple[fx.Node, ...]  # users that are neither products nor views on the way to one
 
+    @property
+    def shifts(self) -> bool:
+        """Whether the norm adds a bias, which can take up a shift of its outputs; RMSNorm never does."""
+        return (
+            self.kind == "layer_norm" and len(self.node.args) > 3 and isinstance(self.node.args[3], fx.Node)
+        )
+
 
 def find_norm_sites(
     module: fx.GraphModule, products: dict[fx.Node, Product], *, include_head: bool = False
@@ -154,7 +161,7 @@ def apply_reparameterization(module: fx.GraphModule, site: NormSite, rep: Repara
     """Fold the factors into norm and consumers in place and map the values back for everybody else."""
     node = site.node
     gain = node.args[2]
-    bias = node.args[3] if site.kind == "layer_norm" and len(node.args) > 3 else None
+    bias = node.args[3] if site.shifts else None
     old_bias = attribute(module, str(bias.target)) if isinstance(bias, fx.Node) else None
     _check_unshared(site, gain, bias)
     gamma, beta = fold_into_norm(attribute(module, str(gain.target)), old_bias, rep)  # type: ignore[union-attr]
