@@ -14,6 +14,8 @@ from torch._subclasses.functional_tensor import dispatch_functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
 aten = torch.ops.aten
+_WRITING = ("aten.lstm", "aten.gru", "aten.rnn")
+"""Long calls known to write into what they compute; traced once, not first to find that out."""
 KEPT_META = ("nn_module_stack", "stack_trace")
 
 
@@ -151,8 +153,9 @@ def inline(node: fx.Node, table: Mapping[Any, Any] | None = None) -> list[fx.Nod
 
     examples = [value(item) for item in flat]
     with torch.no_grad():
-        traced = make_fx(run, decomposition_table=table)(*examples)
-        if any(writes(inner.target) for inner in traced.graph.nodes):  # as in the gates of recurrent layers
+        writing = str(node.target).startswith(_WRITING)
+        traced = None if writing else make_fx(run, decomposition_table=table)(*examples)
+        if traced is None or any(writes(inner.target) for inner in traced.graph.nodes):
             traced = make_fx(dispatch_functionalize(run), decomposition_table=table)(*examples)
     copies: dict[fx.Node, fx.Node] = {}
     for inner, outer in zip((n for n in traced.graph.nodes if n.op == "placeholder"), flat, strict=True):
