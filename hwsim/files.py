@@ -30,6 +30,20 @@ def write_bytes(path: Path, data: bytes) -> None:
         ) from error
 
 
+def check_writable(directory: Path) -> None:
+    """Fail before the work, not after it; a run that fails later must not leave an empty directory."""
+    if directory.exists() and not directory.is_dir():
+        raise UserError(
+            f"{directory}: cannot write (it is a file); choose another directory with --output-dir"
+        )
+    absent = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+    probe = directory / ".hwsim-write-test"
+    write_text(probe, "")
+    probe.unlink(missing_ok=True)
+    for folder in absent:
+        folder.rmdir()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8, atomically."""
     write_bytes(path, text.encode("utf-8"))

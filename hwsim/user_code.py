@@ -1,9 +1,10 @@
 """Code of the user's own, named ``FILE.py:FUNCTION``: where models and data may come from."""
 
+import contextlib
 import difflib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,10 +16,8 @@ def user_function(path: Path, name: str, where: str) -> Callable[..., Any]:
     """The function of this name in the file; ``where`` begins the message when there is none."""
     if not path.is_file():
         raise UserError(f"{where}: no such file {path}; write FILE.py:FUNCTION")
-    try:
+    with guarded(where):
         module = run_file(path)
-    except Exception as error:
-        raise UserError(f"{where}: {type(error).__name__}: {first_line(error)}") from error
     function = getattr(module, name, None)
     if not callable(function):
         own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -26,6 +25,25 @@ def user_function(path: Path, name: str, where: str) -> Callable[..., Any]:
         meant = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(f"{where}: {path} has no function {name!r}{meant}")
     return function
+
+
+@contextlib.contextmanager
+def guarded(where: str) -> Generator[None]:
+    """Run the user's code: what it raises is the user's mistake, also its own exit; what it prints goes to stderr.
+
+    Results alone stand on stdout, where ``--json`` is read by other programs.
+    """
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    except UserError:
+        raise
+    except SystemExit as error:
+        raise UserError(
+            f"{where}: the file ends the program (exit {error.code}); keep that under `if __name__ == '__main__'`"
+        ) from error
+    except Exception as error:
+        raise UserError(f"{where}: {type(error).__name__}: {first_line(error)}") from error
 
 
 def run_file(path: Path) -> ModuleType:

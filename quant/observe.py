@@ -124,20 +124,34 @@ def observe_moments(
     }
 
 
-def synthetic_inputs(module: fx.GraphModule, batches: int = 2, seed: int = 0) -> list[tuple[Tensor, ...]]:
-    """Seeded inputs of the traced shapes: images with the 1/f spectrum of natural ones, random tokens."""
+def synthetic_inputs(
+    module: fx.GraphModule, batches: int = 2, seed: int = 0, examples: Sequence[Tensor] = ()
+) -> list[tuple[Tensor, ...]]:
+    """Seeded inputs of the traced shapes: images with the 1/f spectrum of natural ones, random tokens.
+
+    Masks stay as in the ``examples``: which value hides a place is the network's to know. Whole numbers that are
+    no tokens are drawn from those of the examples.
+    """
     generator = torch.Generator().manual_seed(seed)
     places = [node for node in module.graph.nodes if node.op == "placeholder"]
-    return [tuple(_synthetic(module, node, generator) for node in places) for _ in range(batches)]
+    known: list[Tensor | None] = list(examples) if len(examples) == len(places) else [None] * len(places)
+    pairs = list(zip(places, known, strict=True))
+    return [tuple(_synthetic(module, *pair, generator) for pair in pairs) for _ in range(batches)]
 
 
-def _synthetic(module: fx.GraphModule, node: fx.Node, generator: torch.Generator) -> Tensor:
+def _synthetic(
+    module: fx.GraphModule, node: fx.Node, example: Tensor | None, generator: torch.Generator
+) -> Tensor:
     value = node.meta["val"]
     shape = tuple(int(size) for size in value.shape)
     if not value.dtype.is_floating_point:
         if "mask" in node.name or value.dtype == torch.bool:
-            return torch.ones(shape, dtype=value.dtype)
-        return torch.randint(0, _vocabulary(module, node), shape, generator=generator).to(value.dtype)
+            return torch.ones(shape, dtype=value.dtype) if example is None else example
+        vocabulary = _vocabulary(module, node)
+        if vocabulary is None and example is not None and example.numel():
+            places = torch.randint(0, example.numel(), shape, generator=generator)
+            return example.flatten()[places]
+        return torch.randint(0, vocabulary or 2, shape, generator=generator).to(value.dtype)
     noise = torch.randn(shape, generator=generator)
     return natural(noise) if len(shape) == 4 and min(shape[2:]) > 4 else noise
 
@@ -152,9 +166,9 @@ def natural(noise: Tensor) -> Tensor:
     return image / image.std(dim=(1, 2, 3), keepdim=True)
 
 
-def _vocabulary(module: fx.GraphModule, node: fx.Node) -> int:
-    """Rows of the embedding that reads this input; 2 where none does."""
+def _vocabulary(module: fx.GraphModule, node: fx.Node) -> int | None:
+    """Rows of the embedding that reads this input; None where none does."""
     for user in node.users:
         if user.target is torch.ops.aten.embedding.default and isinstance(user.args[0], fx.Node):
             return int(attribute(module, str(user.args[0].target)).shape[0])
-    return 2
+    return None

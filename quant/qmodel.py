@@ -21,6 +21,7 @@ from quant.errors import QuantError
 from quant.expansion import make_terms
 from quant.fake import fake_module
 from quant.log_codes import LogQuantizer
+from quant.methods import norm_sites
 from quant.model_pass import Product
 from quant.observe import observe_ranges, synthetic_inputs
 from quant.qlayer import Holds, QuantizedLayer, check_accumulator
@@ -115,6 +116,7 @@ class QuantizedModel:
         """Read a saved model onto the graph it was made from; the module's own weights do not matter."""
         parts = qstore.read(directory)
         graph = model_pass.copy_module(module)
+        norm_sites.restore(graph, parts.floats)
         names = _float_names(graph, parts.layers)
         if set(names) != set(parts.floats):
             odd = sorted(set(names) ^ set(parts.floats))[0]
@@ -146,8 +148,8 @@ class QuantizedModel:
 def _float_names(module: fx.GraphModule, layers: Mapping[str, QuantizedLayer]) -> dict[str, str]:
     """Stored tensors that the quantized model still reads in float: key in the file -> name in the module.
 
-    Parameters keep their names. Constants that export folded are numbered in the order of the graph, because
-    their names depend on the traced batch size.
+    Parameters keep their names, as does what a reparameterization of norms added. Constants that export folded are
+    numbered in the order of the graph, because their names depend on the traced batch size.
     """
     replaced = {
         node
@@ -159,8 +161,9 @@ def _float_names(module: fx.GraphModule, layers: Mapping[str, QuantizedLayer]) -
     read = [n for n in module.graph.nodes if n.op == "get_attr" and n.users and n not in replaced]
     names = list(dict.fromkeys(str(node.target) for node in read))
     is_parameter = {n: isinstance(model_pass.attribute(module, n), torch.nn.Parameter) for n in names}
-    constants = [name for name in names if not is_parameter[name]]
-    return {n: n for n in names if is_parameter[n]} | {f"constant.{i}": n for i, n in enumerate(constants)}
+    named = [name for name in names if is_parameter[name] or norm_sites.is_own(name)]
+    constants = [name for name in names if name not in named]
+    return {n: n for n in named} | {f"constant.{i}": n for i, n in enumerate(constants)}
 
 
 def _is_replaced(node: fx.Node, layers: Mapping[str, QuantizedLayer]) -> bool:

@@ -119,6 +119,11 @@ def measure_sensitivity(
         with torch.enable_grad(), _frozen(module):
             output = _Recorder(module, sums, tuple(act_bits)).run(*inputs)
             logits = first_tensor(output)
+            if not logits.requires_grad:
+                raise QuantError(
+                    "sensitivity: the model's first output does not follow its layers smoothly (a class number, or a "
+                    "constant); let the model return its scores first"
+                )
             chosen = chosen or guess_head(module, logits, inputs)
             count = logits.numel() // logits.shape[-1]
             predictions += count

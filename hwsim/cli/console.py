@@ -69,19 +69,20 @@ def shows_progress() -> bool:
 def out(*, markup: bool = False) -> "Console":
     """The console for results; its width does not cut tables when the output is a file.
 
-    Without markup what stands in brackets is printed as it is: `net.py:make[depth=2]` is a model's name.
+    Without markup what stands in brackets is printed as it is: `net.py:make[depth=2]` is a model's name. Nor does
+    `net.py:zero:` become a picture.
     """
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else 140
-    return Console(width=width, highlight=False, soft_wrap=False, markup=markup)
+    return Console(width=width, highlight=False, soft_wrap=False, markup=markup, emoji=False)
 
 
 def log() -> "Console":
     """The console for progress and remarks."""
     from rich.console import Console
 
-    return Console(stderr=True, quiet=SETTINGS.quiet, highlight=False, markup=False)
+    return Console(stderr=True, quiet=SETTINGS.quiet, highlight=False, markup=False, emoji=False)
 
 
 def flags(context: typer.Context) -> dict[str, Any]:

@@ -1,16 +1,18 @@
 """Arrays from an .npz, read without unpickling.
 
-Images: `x` uint8 (N, H, W, C) with `y` int labels. Ready inputs: one array per model input (`x`, or `x0`,
-`x1`, ...), float or integer, optionally `y`. Token sequences: `ids` and `offsets` (sequence i is
-ids[offsets[i]:offsets[i+1]]), handed to hwsim/data/text.py.
+Images: `x` uint8 (N, H, W, C), or with the channels first, or grey (N, H, W), with `y` int labels. Ready
+inputs: one array per model input (`x`, or `x0`, `x1`, ...), float or integer, optionally `y`. Token sequences:
+`ids` and `offsets` (sequence i is ids[offsets[i]:offsets[i+1]]), handed to hwsim/data/text.py.
 """
 
+import itertools
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hwsim.data.dataset import DataRecord, Dataset, InputForm, Sample, check_shape, sha256_of_file
+from hwsim.data.dataset import DataRecord, Dataset, InputForm, Sample, check_sample, sha256_of_file
 from hwsim.data.images import ImageForm
 from hwsim.data.text import token_dataset
 from hwsim.errors import UserError
@@ -21,52 +23,103 @@ if TYPE_CHECKING:
 
 def open_arrays(path: Path, form: InputForm, limit: int | None) -> Dataset:
     """An .npz file as a dataset."""
-    import numpy as np
-
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays: dict[str, Any] = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not a readable .npz of plain arrays ({error})") from error
+    arrays = _read(path)
     digest = sha256_of_file(path)
     if {"ids", "offsets"} <= arrays.keys():
-        borders = arrays["offsets"]
-        count = len(borders) - 1
-        sequences = (
-            arrays["ids"][borders[i] : borders[i + 1]].astype(np.int64).tolist() for i in range(count)
-        )
-        return token_dataset(list(sequences), form, limit, (str(path), digest))
+        return token_dataset(_sequences(path, arrays), form, limit, (str(path), digest))
     names = (
         ["x"] if "x" in arrays else sorted(name for name in arrays if name[:1] == "x" and name[1:].isdigit())
     )
-    if not names or len({len(arrays[name]) for name in names}) != 1:
-        raise UserError(f"{path}: needs arrays x (or x0, x1, ...) of equal length, or ids and offsets")
-    count = len(arrays[names[0]]) if limit is None else min(limit, len(arrays[names[0]]))
-    labelled = "y" in arrays
-    if labelled and len(arrays["y"]) != len(arrays[names[0]]):
-        raise UserError(f"{path}: y has {len(arrays['y'])} labels for {len(arrays[names[0]])} samples")
-    pixels = arrays[names[0]].dtype == np.uint8 and arrays[names[0]].ndim == 4
-    shape = ImageForm.of(form) if pixels else None
+    columns = [_numbers(path, name, arrays[name]) for name in names]
+    if not names or len({len(column) for column in columns}) != 1:
+        found = ", ".join(f"{name} {array.shape}" for name, array in arrays.items()) or "nothing"
+        raise UserError(
+            f"{path}: needs arrays x (or x0, x1, ...) of equal length, or ids and offsets; holds {found}"
+        )
+    count = len(columns[0]) if limit is None else min(limit, len(columns[0]))
+    if not count:
+        raise UserError(f"{path}: {names[0]} holds no sample")
+    labels = _labels(path, arrays["y"], len(columns[0])) if "y" in arrays else None
+    pictures = _pictures(columns[0], form)
+    shape = None if pictures is None else ImageForm.of(form)
     how = "pixels / 255, " + str(shape) if shape else "taken as they are"
-    record = DataRecord(str(path), "arrays", count, digest, labelled, how)
-    columns = [arrays[name] for name in names]
-    return Dataset(record, lambda: _samples(str(path), columns, arrays.get("y"), shape, form, count))
+    record = DataRecord(str(path), "arrays", count, digest, labels is not None, how)
+    if pictures is not None:
+        columns = [pictures]
+    return Dataset(record, lambda: _samples(str(path), columns, labels, shape, form, count))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import numpy as np
+
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path}: not an .npz; write one with numpy.savez(path, x=..., y=...)")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path}: not a readable .npz of plain arrays ({error})") from error
+
+
+def _sequences(path: Path, arrays: dict[str, Any]) -> list[list[int]]:
+    ids, borders = arrays["ids"], arrays["offsets"]
+    if ids.ndim != 1 or borders.ndim != 1 or ids.dtype.kind not in "iu" or borders.dtype.kind not in "iu":
+        raise UserError(f"{path}: ids and offsets must be rows of whole numbers")
+    return [ids[start:end].astype("int64").tolist() for start, end in itertools.pairwise(borders)]
+
+
+def _numbers(path: Path, name: str, array: Any) -> Any:
+    """The array in this machine's byte order; what is no row of numbers is refused."""
+    if array.dtype.kind not in "biuf" or array.ndim == 0:
+        raise UserError(
+            f"{path}: {name} is {array.dtype} of shape {array.shape}; give an array of real numbers whose first "
+            "axis counts the samples"
+        )
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _labels(path: Path, array: Any, count: int) -> Any:
+    """Whole numbers, one or more for each sample."""
+    labels = _numbers(path, "y", array)
+    if len(labels) != count:
+        raise UserError(f"{path}: y has {len(labels)} labels for {count} samples")
+    whole = labels.astype("int64")
+    if not (whole == labels).all():
+        raise UserError(f"{path}: y holds fractions; give the number of each sample's class")
+    return whole
+
+
+def _pictures(array: Any, form: InputForm) -> Any:
+    """The array as (N, H, W, C) or (N, H, W) pictures, whichever axis the channels stand on; None if it holds none."""
+    example = form.examples[0]
+    if array.dtype.name != "uint8" or not example.is_floating_point() or example.ndim != 4:
+        return None
+    if array.ndim == 3 and example.shape[1] == 1:
+        return array
+    if array.ndim != 4:
+        return None
+    if array.shape[3] in (1, 3, 4):
+        return array[..., 0] if array.shape[3] == 1 else array
+    if array.shape[1] in (1, 3):
+        return array[:, 0] if array.shape[1] == 1 else array.transpose(0, 2, 3, 1)
+    return None
 
 
 def _samples(
     where: str, columns: list[Any], labels: Any, shape: ImageForm | None, form: InputForm, count: int
 ) -> Iterator[Sample]:
+    import numpy as np
     import torch
     from PIL import Image
 
     for index in range(count):
         inputs: tuple[Tensor, ...]
         if shape is not None:
-            inputs = (shape.prepare(Image.fromarray(columns[0][index])),)
+            inputs = (shape.prepare(Image.fromarray(np.ascontiguousarray(columns[0][index]))),)
         else:
             inputs = tuple(
-                torch.from_numpy(column[index]).to(example.dtype)
+                torch.as_tensor(column[index]).to(example.dtype)
                 for column, example in zip(columns, form.examples, strict=False)
             )
-        check_shape(inputs, form, where)
-        yield inputs, None if labels is None else torch.tensor(int(labels[index]))
+        check_sample(inputs, form, where)
+        yield inputs, None if labels is None else torch.as_tensor(labels[index])

@@ -9,9 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hwsim.data.dataset import DataRecord, Dataset, InputForm, Sample, check_shape, sha256_of_parts
+from hwsim.data.dataset import DataRecord, Dataset, InputForm, Sample, check_sample, sha256_of_parts
 from hwsim.errors import UserError
-from hwsim.user_code import user_function
+from hwsim.user_code import guarded, user_function
 
 
 def open_callback(spec: str, form: InputForm, limit: int | None) -> Dataset:
@@ -32,12 +32,8 @@ def open_callback(spec: str, form: InputForm, limit: int | None) -> Dataset:
             for tensor in (*inputs, *(() if label is None else (label,))):
                 yield str(tuple(tensor.shape)), tensor.contiguous().numpy().tobytes()
 
-    try:
+    with guarded(spec):
         digest = sha256_of_parts(parts())
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{spec}: {type(error).__name__}: {error}") from error
     if not count:
         raise UserError(f"{spec}: returned no samples")
     return Dataset(DataRecord(spec, "function", count, digest, labelled, "by the function"), stream)
@@ -51,5 +47,5 @@ def _sample(item: Any, form: InputForm, spec: str) -> Sample:
     tensors = tuple(
         torch.as_tensor(value).to(example.dtype) for value, example in zip(given, form.examples, strict=False)
     )
-    check_shape(tensors, form, spec)
+    check_sample(tensors, form, spec)
     return tensors, None if label is None else torch.as_tensor(label).to(torch.int64)

@@ -93,9 +93,11 @@ def sha256_of_parts(parts: Iterator[tuple[str, bytes]]) -> str:
     return total.hexdigest()
 
 
-def check_shape(inputs: "tuple[Tensor, ...]", form: InputForm, where: str) -> None:
-    """Raise unless a sample fits the model."""
+def check_sample(inputs: "tuple[Tensor, ...]", form: InputForm, where: str) -> None:
+    """Raise unless a sample fits the model and holds numbers."""
     found = [tuple(tensor.shape) for tensor in inputs]
     wanted = [tuple(example.shape[1:]) for example in form.examples]
     if found != wanted:
         raise UserError(f"{where}: samples have the shapes {found}, but the model takes {wanted}")
+    if not all(bool(tensor.isfinite().all()) for tensor in inputs):
+        raise UserError(f"{where}: a sample holds NaN or infinity; leave it out or mend it")

@@ -51,10 +51,11 @@ def token_dataset(
     if not usable:
         raise UserError(f"{source[0]}: no sequence of two tokens or more")
     vocabulary = form.data_config.get("vocab_size")
-    largest = max(max(sequence) for sequence in usable)
-    if vocabulary is not None and largest >= int(vocabulary):
+    lowest, largest = min(map(min, usable)), max(map(max, usable))
+    if lowest < 0 or (vocabulary is not None and largest >= int(vocabulary)):
+        odd, size = lowest if lowest < 0 else largest, vocabulary or "own"
         raise UserError(
-            f"{source[0]}: token {largest} is outside the model's {vocabulary}; pass the model's own tokenizer"
+            f"{source[0]}: token {odd} is outside the model's {size}; pass the model's own tokenizer"
         )
     how = f"sequences cut at {length} tokens, next-token labels"
     record = DataRecord(source[0], "text", len(usable), source[1], True, how)

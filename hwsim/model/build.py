@@ -77,8 +77,22 @@ def _cheaply(device: Device) -> Generator[None]:
         with torch.device("meta"):
             yield
         return
-    with _SkipRandomInit():
+    with _SkipRandomInit(), _without_truncation():
         yield
+
+
+@contextlib.contextmanager
+def _without_truncation() -> Generator[None]:
+    """Skip torch's truncated normal as a whole: it draws until all is in range, without end where nothing is drawn."""
+    name = "_no_grad_trunc_normal_"
+    before = getattr(nn.init, name, None)
+    if before is not None:
+        setattr(nn.init, name, lambda tensor, *_, **__: tensor)
+    try:
+        yield
+    finally:
+        if before is not None:
+            setattr(nn.init, name, before)
 
 
 def build(source: ModelSource, device: Device, batch: int, sequence: int | None, seed: int = 0) -> Built:
@@ -87,8 +101,8 @@ def build(source: ModelSource, device: Device, batch: int, sequence: int | None,
         return _build_timm(source, device, batch)
     if source.source == "hf":
         return _build_transformers(source, device, batch, sequence)
-    module, inputs, weights = build_from_factory(source, batch, seed)
-    return Built(module, inputs, {}, {"kind": "custom"}, own_weights=weights)
+    module, (args, kwargs), weights = build_from_factory(source, batch, seed)
+    return Built(module, args, kwargs, {"kind": "custom"}, own_weights=weights)
 
 
 def _build_timm(source: ModelSource, device: Device, batch: int) -> Built:

@@ -11,6 +11,7 @@ import logging
 import operator
 import sysconfig
 import traceback
+import warnings
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ def export_program(
     module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, name: str = "model"
 ) -> ExportedProgram:
     """Trace a module in eval mode with fixed shapes."""
-    module.eval()
+    with contextlib.suppress(NotImplementedError):  # a program that was exported once has no modes
+        module.eval()
     try:
         with _plain_kernels(), _without_dump():
             return torch.export.export(module, args, kwargs or {}, strict=False)
@@ -52,17 +54,23 @@ def export_program(
         ) from error
 
 
+_TALKATIVE = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
+
+
 @contextlib.contextmanager
 def _without_dump() -> Generator[None]:
-    """Keep back the listing of the graph so far that torch prints when it fails; the error says what is wrong."""
-    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    before = log.level
-    log.setLevel(logging.ERROR)
+    """Keep back what torch prints of a graph that fails, and its advice to its own developers; the error says it."""
+    logs = [logging.getLogger(name) for name in _TALKATIVE]
+    before = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
-        log.setLevel(before)
+        for log, level in zip(logs, before, strict=True):
+            log.setLevel(level)
 
 
 def _traced_line(error: Exception) -> str:
@@ -80,7 +88,8 @@ def _traced_line(error: Exception) -> str:
 def graph_module(program: ExportedProgram) -> fx.GraphModule:
     """The program as a plain graph module: parameters as attributes, outputs as a flat tuple."""
     if _writes_through_views(program):
-        program = program.run_decompositions({})
+        with _without_dump():
+            program = program.run_decompositions({})
     module = fx.GraphModule(torch.nn.Module(), fx.Graph())
     graph, copies = module.graph, dict[fx.Node, Any]()
     sources = {
@@ -104,11 +113,14 @@ def _copy(graph: fx.Graph, owner: torch.nn.Module, node: fx.Node, copies: dict[f
         copies[node] = part
     elif isinstance(node.target, HigherOrderOperator):
         given = [copies.get(item, item) if isinstance(item, fx.Node) else item for item in node.args]
-        place = next((i for i, item in enumerate(given) if isinstance(item, fx.GraphModule)), None)
-        if place is None:
+        parts = [i for i, item in enumerate(given) if isinstance(item, fx.GraphModule)]
+        if len(parts) != 1:
             raise UserError(
-                f"model: {node.target} calls no traced part; torch.export must be able to open it"
+                f"model: {node.target} decides at run time what is computed; plan each of its branches as a model"
+                if parts
+                else f"model: {node.target} calls no traced part; torch.export must be able to open it"
             )
+        place = parts[0]
         copies[node] = _written_out(graph, given[place], given[place + 1 :])  # pyright: ignore[reportArgumentType]
     elif node.target is operator.getitem and isinstance(copies[node.args[0]], tuple | list):  # type: ignore[index]
         copies[node] = copies[node.args[0]][node.args[1]]  # type: ignore[index]
@@ -165,7 +177,7 @@ _VIEW_MAKERS = {"slice", "select", "view", "transpose", "permute", "unsqueeze", 
 def _writes_through_views(program: ExportedProgram) -> bool:
     """Whether some call writes into a view, so that calls cannot be replaced one by one."""
     for node in program.graph.nodes:
-        if node.op != "call_function" or not is_in_place(node.target):
+        if node.op != "call_function" or not rewrite.writes(node.target):
             continue
         written = node.args[0] if node.args else None
         if isinstance(written, fx.Node) and _base_name(written.target) in _VIEW_MAKERS:
@@ -173,12 +185,6 @@ def _writes_through_views(program: ExportedProgram) -> bool:
         if str(node.target).startswith(("aten.copy_", "aten.index_put_")):
             return True
     return False
-
-
-def is_in_place(target: Any) -> bool:
-    """Whether an operator writes its first argument."""
-    schema = getattr(target, "_schema", None)  # only torch operators have one
-    return schema is not None and bool(schema.is_mutable)
 
 
 def _base_name(target: Any) -> str:

@@ -27,6 +27,7 @@ class ExampleInputs:
         self.forward = inspect.signature(type(module).forward).parameters
         self.main = str(getattr(module, "main_input_name", "input_ids"))
         self.name, self.batch, self.sequence, self.device = type(module).__name__, batch, sequence, device
+        self.skipped = _skipped_positions(module)
 
     def make(self) -> dict[str, Tensor]:
         """All inputs that the model cannot do without."""
@@ -74,6 +75,7 @@ class ExampleInputs:
         names = ("max_target_positions", "max_position_embeddings", "n_positions", "max_seq_len")
         limits = [self.setting(name) for name in (names if decoder else names[1:])]
         limit = next((value for value in limits if isinstance(value, int) and value > 0), None)
+        limit = None if limit is None else limit - self.skipped
         length = self.sequence or min(DEFAULT_SEQUENCE, limit or DEFAULT_SEQUENCE)
         if limit is not None and length > limit:
             raise UserError(
@@ -144,6 +146,13 @@ def _setting(config: Any, name: str) -> Any:
         return found
     parts = [part for part in vars(config).values() if hasattr(part, "model_type")]
     return next((value for part in parts if (value := _setting(part, name)) is not None), None)
+
+
+def _skipped_positions(module: nn.Module) -> int:
+    """Rows of the position table that stand for padding and what lies before it, as in RoBERTa: never reached."""
+    tables = (part for name, part in module.named_modules() if name.endswith("position_embeddings"))
+    padding = (part.padding_idx for part in tables if isinstance(part, nn.Embedding))
+    return max((index + 1 for index in padding if index is not None), default=0)
 
 
 __all__ = ["ExampleInputs", "data_facts", "example_noise"]

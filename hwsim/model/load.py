@@ -38,6 +38,7 @@ from hwsim.model.build import Built, Device, build
 from hwsim.model.export import export_program, graph_module
 from hwsim.model.fold import fold_batch_norms
 from hwsim.model.graph import LayerGraph
+from hwsim.model.inputs import computes_otherwise, in_float32, tensors
 from hwsim.model.layers import layer_graph
 from hwsim.model.naming import assign_names
 from hwsim.model.norms import recognise_rms_norms
@@ -50,6 +51,7 @@ from hwsim.model.transposed import open_transposed
 from hwsim.model.weights import WeightsInfo, fill_random, load_file, sha256_of_file, sha256_of_tensors
 
 log = logging.getLogger(__name__)
+Tensors = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,31 @@ def load_model(
     built = build(source, device, batch, sequence, seed)
     info = _give_weights(source, built, weights, seed)
     program = export_program(built.module, built.args, built.kwargs, source.resolved)
-    inputs = tuple(item for item in (*built.args, *built.kwargs.values()) if isinstance(item, Tensor))
     parameters = sum(parameter.numel() for parameter in built.module.parameters())
-    return _finish(source, info, program, inputs, built.data_config, parameters)
+    return _finish(source, info, program, tensors(built.args, built.kwargs), built.data_config, parameters)
+
+
+def of_batch(model: LoadedModel, batch: int) -> LoadedModel:
+    """``model`` if it is traced at the batch that the user asked for: a file's own inputs may be of another."""
+    if batch > 1 and not any(item.shape[:1] == (batch,) for item in model.example_inputs):
+        shapes = ", ".join("x".join(map(str, item.shape)) for item in model.example_inputs)
+        raise UserError(
+            f"--batch {batch}: {model.spec} brings its own inputs of {shapes}; change the batch there"
+        )
+    return model
+
+
+def load_batched(
+    spec: str, asked: int | None, usual: int, *, weights: Path | None, seed: int, sequence: int | None
+) -> LoadedModel:
+    """The model at the batch asked for, else at the usual one, which a user's own module may not take: then at 1."""
+    try:
+        return load_model(spec, weights=weights, seed=seed, batch=asked or usual, sequence=sequence)
+    except UserError:
+        if asked is not None or parse_source(spec).source != "factory":
+            raise
+    log.warning("%s: takes no batch of %d; run one sample at a time", spec, usual)
+    return load_model(spec, weights=weights, seed=seed, batch=1, sequence=sequence)
 
 
 def _give_weights(source: ModelSource, built: Built, weights: Path | None, seed: int) -> WeightsInfo:
@@ -163,11 +187,30 @@ def _load_program(source: ModelSource, weights: Path | None) -> LoadedModel:
         raise UserError(
             f"--model {path}: not a program saved by torch.export.save ({type(error).__name__})"
         ) from error
-    args, kwargs = program.example_inputs or ((), {})
-    inputs = tuple(item for item in (*args, *kwargs.values()) if isinstance(item, Tensor))
+    program, inputs = _fixed(program, source.asked)
     info = WeightsInfo("file", path.name, sha256_of_file(path))
     parameters = sum(parameter.numel() for parameter in program.parameters())
     return _finish(source, info, program, inputs, {"kind": "custom"}, parameters)
+
+
+def _fixed(
+    program: torch.export.ExportedProgram, asked: str
+) -> "tuple[torch.export.ExportedProgram, Tensors]":
+    """The program at the sizes of its example inputs, in float32: it is traced again where it leaves them open."""
+    args, kwargs = program.example_inputs or ((), {})
+    inputs = tensors(args, kwargs)
+    if not inputs:
+        raise UserError(
+            f"--model {asked}: brings no example inputs; export it with torch.export.export again"
+        )
+    module = program.module()
+    if not program.range_constraints and not computes_otherwise(module):
+        return program, inputs
+    args, kwargs = in_float32(module, (args, kwargs), asked)
+    if program.range_constraints:
+        shapes = ", ".join("x".join(map(str, item.shape)) for item in inputs)
+        log.warning("%s: leaves sizes open; those of its example inputs are taken: %s", asked, shapes)
+    return export_program(module, args, kwargs, asked), tensors(args, kwargs)
 
 
 @contextlib.contextmanager

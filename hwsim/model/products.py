@@ -27,6 +27,10 @@ _HIDING = {
     aten.gru.input,
     aten.rnn_tanh.input,
     aten.rnn_relu.input,
+    aten.lstm_cell.default,
+    aten.gru_cell.default,
+    aten.rnn_tanh_cell.default,
+    aten.rnn_relu_cell.default,
 }
 
 
@@ -51,14 +55,18 @@ def normalise_products(module: fx.GraphModule) -> None:
         _string_padding(node)
     for node in rewrite.calls(module.graph, aten.conv2d.default):
         _fill_defaults(node)
+    for target, axes in ((aten.conv2d.default, 4), (aten.linear.default, 2)):
+        for node in rewrite.calls(module.graph, target):
+            if len(rewrite.shape(node.args[0])) == axes - 1:
+                _with_batch(node)
     rewrite.drop_dead(module)
 
 
 def _split_addmm(module: fx.GraphModule, node: fx.Node) -> None:
     bias, left, right = node.args[:3]
     plain = node.kwargs.get("alpha", 1) == 1 and node.kwargs.get("beta", 1) == 1
-    if plain and right.op == "get_attr" and bias.op == "get_attr" and len(rewrite.shape(bias)) == 1:
-        weight = _transposed(module, node, right)
+    weight = _weight(module, node, right) if plain and _is_row(bias) else None
+    if weight is not None:
         rewrite.replace(node, rewrite.emit(node, aten.linear.default, left, weight, bias, like=node))
         return
     product = rewrite.emit(node, aten.matmul.default, left, right, like=node)
@@ -69,11 +77,33 @@ def _split_addmm(module: fx.GraphModule, node: fx.Node) -> None:
     rewrite.replace(node, rewrite.emit(node, aten.add.Tensor, scaled, shift, like=node))
 
 
+def _with_batch(node: fx.Node) -> None:
+    """A product over one sample that has no axis of batches, as over a batch of one."""
+    lifted = rewrite.emit(node, aten.unsqueeze.default, node.args[0], 0, like=node)
+    product = rewrite.emit(node, node.target, lifted, *node.args[1:], like=node, **node.kwargs)
+    rewrite.replace(node, rewrite.emit(node, aten.squeeze.dim, product, 0, like=node))
+
+
 def _matmul_to_linear(module: fx.GraphModule, node: fx.Node) -> None:
     left, right = node.args
-    if right.op == "get_attr" and len(rewrite.shape(right)) == 2 and left.op != "get_attr":
-        weight = _transposed(module, node, right)
+    weight = None if left.op == "get_attr" else _weight(module, node, right)
+    if weight is not None:
         rewrite.replace(node, rewrite.emit(node, aten.linear.default, left, weight, like=node))
+
+
+def _is_row(node: fx.Node) -> bool:
+    return node.op == "get_attr" and len(rewrite.shape(node)) == 1
+
+
+def _weight(module: fx.GraphModule, before: fx.Node, right: fx.Node) -> fx.Node | None:
+    """The stored matrix, outputs x inputs, whose transpose a product multiplies by; None where none is stored."""
+    if len(rewrite.shape(right)) != 2:
+        return None
+    if right.op == "get_attr":
+        return _transposed(module, before, right)
+    swapped = right.target is aten.transpose.int and right.args[1:] in ((0, 1), (1, 0), (-1, -2), (-2, -1))
+    turned = swapped or right.target is aten.t.default
+    return right.args[0] if turned and right.args[0].op == "get_attr" else None
 
 
 def _transposed(module: fx.GraphModule, before: fx.Node, stored: fx.Node) -> fx.Node:

@@ -10,9 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._subclasses.functional_tensor import dispatch_functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
 aten = torch.ops.aten
+_WRITING = ("aten.lstm", "aten.gru", "aten.rnn")
+"""Long calls known to write into what they compute; traced once, not first to find that out."""
 KEPT_META = ("nn_module_stack", "stack_trace")
 
 
@@ -148,8 +151,12 @@ def inline(node: fx.Node, table: Mapping[Any, Any] | None = None) -> list[fx.Nod
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), by_node.__getitem__)  # type: ignore[attr-defined]
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
+    examples = [value(item) for item in flat]
     with torch.no_grad():
-        traced = make_fx(run, decomposition_table=table)(*[value(item) for item in flat])
+        writing = str(node.target).startswith(_WRITING)
+        traced = None if writing else make_fx(run, decomposition_table=table)(*examples)
+        if traced is None or any(writes(inner.target) for inner in traced.graph.nodes):
+            traced = make_fx(dispatch_functionalize(run), decomposition_table=table)(*examples)
     copies: dict[fx.Node, fx.Node] = {}
     for inner, outer in zip((n for n in traced.graph.nodes if n.op == "placeholder"), flat, strict=True):
         copies[inner] = outer
@@ -170,6 +177,12 @@ def inline(node: fx.Node, table: Mapping[Any, Any] | None = None) -> list[fx.Nod
         replace(user, copies[result[user.args[1]]])  # type: ignore[index]
     node.graph.erase_node(node)
     return made
+
+
+def writes(target: Any) -> bool:
+    """Whether an operator writes its first argument."""
+    schema = getattr(target, "_schema", None)  # only torch operators have one
+    return schema is not None and bool(schema.is_mutable)
 
 
 def drop_dead(module: fx.GraphModule) -> None:

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hwsim import files
 from hwsim.errors import UserError
 from hwsim.model.export import export_program
+from hwsim.model.inputs import arguments, materialise
 
 
 def save_module(module: nn.Module, example_inputs: Any, path: Path) -> Path:
@@ -20,12 +21,11 @@ def save_module(module: nn.Module, example_inputs: Any, path: Path) -> Path:
         raise UserError(
             "example_inputs: a torch.nn.Module needs them, for example torch.zeros(1, 3, 224, 224)"
         )
-    inputs: tuple[Any, ...] = (
-        (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-    )
+    args, kwargs = arguments(example_inputs)
+    materialise(module, args, kwargs)
     training = module.training
     try:
-        program = export_program(module, inputs, name=type(module).__name__)
+        program = export_program(module, args, kwargs, name=type(module).__name__)
     finally:
         module.train(training)
     buffer = io.BytesIO()

@@ -15,7 +15,6 @@ from torch import Tensor, fx
 
 from hwsim.errors import UserError, first_line
 from hwsim.model import rewrite
-from hwsim.model.export import is_in_place
 from hwsim.model.rewrite import aten
 
 _IDENTITIES = {
@@ -69,7 +68,7 @@ def clean(module: fx.GraphModule) -> None:
             node.target = aten.reshape.default
         elif node.target in _FILLED:
             _fill(node)
-        elif is_in_place(node.target):
+        elif rewrite.writes(node.target):
             _make_functional(node)
 
 
@@ -158,7 +157,7 @@ def _allows_all(module: fx.GraphModule, stored: fx.Node, other: Any, node: fx.No
 
 
 def _is_foldable(node: fx.Node) -> bool:
-    if node.op != "call_function" or is_in_place(node.target):
+    if node.op != "call_function" or rewrite.writes(node.target):
         return False
     name = str(node.target).removeprefix("aten.")
     return not name.startswith(_RANDOM)

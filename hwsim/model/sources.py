@@ -53,6 +53,8 @@ SHAPES_ONLY = frozenset(
 )  # 27 GB in float32: planned without weights unless a file is given
 Value = str | int | float | bool | None
 
+_WEIGHTS = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
+_FOREIGN = (".onnx", ".tflite", ".pb", ".h5", ".keras", ".mlmodel", ".gguf")
 _ARGUMENTS = re.compile(r"(?P<head>.*)\[(?P<body>[^\[\]]*)\]")
 
 
@@ -92,7 +94,8 @@ def parse_source(text: str) -> ModelSource:
     prefix, colon, rest = full.partition(":")
     if colon and prefix in ("timm", "hf"):
         if not rest:
-            raise UserError(f"--model {text}: name missing after {prefix}:; e.g. {SHORT_NAMES['vit_b']}")
+            example = SHORT_NAMES["vit_b" if prefix == "timm" else "bert_base"]
+            raise UserError(f"--model {text}: name missing after {prefix}:; e.g. {example}")
         return ModelSource(text, "timm" if prefix == "timm" else "hf", rest, None, arguments)
     if full.endswith(".pt2"):
         if arguments:
@@ -120,8 +123,13 @@ def unknown_name(name: str, known: "dict[str, str] | list[str]", where: str) -> 
     """One line that says ``name`` is unknown and offers the nearest known names."""
     near = difflib.get_close_matches(name.lower(), list(known), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "see `hwsim model list`"
-    if Path(name).suffix == ".py":
+    suffix = Path(name).suffix.lower()
+    if suffix == ".py":
         hint = f"name the function that builds the model, e.g. {name}:build"
+    elif suffix in _WEIGHTS:
+        hint = "a file of weights alone is no model; name the model and give the file with --weights"
+    elif suffix in _FOREIGN:
+        hint = f"{suffix} is not read; export the torch model with torch.export.save to a .pt2 file"
     return f"{where} {name}: unknown model; {hint} (also timm:NAME, hf:NAME, FILE.pt2, FILE.py:FUNCTION)"
 
 

@@ -131,14 +131,29 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _tensors(path: Path, loaded: Any) -> dict[str, Tensor]:
-    """The state dict inside a checkpoint."""
+    """The state dict inside a checkpoint: under a usual name, else the only dictionary that holds tensors."""
     for wrapper in ("state_dict", "model", "model_state_dict"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
             break
-    if not isinstance(loaded, dict) or not any(isinstance(item, Tensor) for item in loaded.values()):
+    if isinstance(loaded, dict) and not _holds_tensors(loaded):
+        inner = {name: item for name, item in loaded.items() if _holds_tensors(item)}
+        if len(inner) > 1:
+            raise UserError(
+                f"--weights {path}: holds several state dicts ({', '.join(map(str, inner))}); save one of them alone"
+            )
+        loaded = next(iter(inner.values()), None)
+    if not _holds_tensors(loaded):
         raise UserError(f"--weights {path}: holds no state dict of tensors; save model.state_dict()")
-    return {str(key): item for key, item in loaded.items() if isinstance(item, Tensor)}
+    return {str(key): _dense(item) for key, item in loaded.items() if isinstance(item, Tensor)}
+
+
+def _holds_tensors(item: Any) -> bool:
+    return isinstance(item, dict) and any(isinstance(value, Tensor) for value in item.values())
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 
 def load_file(module: nn.Module, path: Path) -> None:
@@ -161,6 +176,11 @@ def load_file(module: nn.Module, path: Path) -> None:
             f"--weights {path}: {name} has shape {tuple(loaded[name].shape)}, the model needs "
             f"{tuple(own[name].shape)}{_more(wrong)}; choose the architecture the weights were trained for"
         )
+    broken = [name for name, tensor in loaded.items() if name in own and not bool(tensor.isfinite().all())]
+    if broken:
+        raise UserError(
+            f"--weights {path}: {broken[0]} holds NaN or infinity{_more(broken)}; it cannot be quantized"
+        )
     with torch.no_grad():
         for name, tensor in own.items():
             if name in loaded:
@@ -168,17 +188,20 @@ def load_file(module: nn.Module, path: Path) -> None:
 
 
 def _strip_prefix(loaded: dict[str, Tensor], known: set[str]) -> dict[str, Tensor]:
-    """Drop the prefixes that wrappers (DataParallel, compile) put before every name, if names fit then."""
+    """Drop the prefixes that wrappers (DataParallel, compile, Lightning) put before every name, if names fit then."""
     best = loaded
-    while True:
-        for prefix in ("module.", "_orig_mod.", "model."):
-            if loaded and all(name.startswith(prefix) for name in loaded):
-                loaded = {name.removeprefix(prefix): tensor for name, tensor in loaded.items()}
-                break
-        else:
-            return best
+    while prefix := _common_prefix(loaded):
+        loaded = {name.removeprefix(prefix): tensor for name, tensor in loaded.items()}
         if len(known & set(loaded)) > len(known & set(best)):
             best = loaded
+    return best
+
+
+def _common_prefix(names: Iterable[str]) -> str:
+    """The first part of all names with its dot; empty where they differ, or where a name has no other part."""
+    first = {name.partition(".")[::2] for name in names}
+    heads = {head for head, _ in first}
+    return f"{heads.pop()}." if len(heads) == 1 and all(rest for _, rest in first) else ""
 
 
 def _aliases(module: nn.Module) -> Iterable[list[str]]:

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwsim.colours import colour_statistics, image_fault, in_colours
 from hwsim.errors import UserError
 
 _PREPARED_SLACK = 1.15
 
 
 def read_image(path: Path, shape: tuple[int, ...], config: dict[str, Any]) -> NDArray[np.float32]:
-    """The image as a float32 array of ``shape`` (1, 3, H, W)."""
-    if len(shape) != 4 or shape[:2] != (1, 3):
+    """The image as a float32 array of ``shape`` (1, 3 or 1, H, W)."""
+    if len(shape) != 4 or shape[0] != 1 or shape[1] not in (1, 3):
         raise UserError(f"{path}: the model takes an input of shape {shape}, not one image; pass an .npz")
     try:
         from PIL import Image
@@ -27,9 +28,9 @@ def read_image(path: Path, shape: tuple[int, ...], config: dict[str, Any]) -> ND
     height, width = shape[2:]
     try:
         with Image.open(path) as opened:
-            image = opened.convert("RGB")
-    except OSError as error:
-        raise UserError(f"{path}: not a readable image ({error})") from error
+            image = in_colours(opened, shape[1])
+    except Exception as error:  # Pillow's readers raise whatever a broken file makes them stumble over
+        raise UserError(f"{path}: not a readable image ({image_fault(error)})") from error
     short = min(image.size)
     fits = image.width >= width and image.height >= height
     if not (fits and short <= _PREPARED_SLACK * min(height, width)):
@@ -43,6 +44,6 @@ def read_image(path: Path, shape: tuple[int, ...], config: dict[str, Any]) -> ND
         image = image.resize(size, method)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     pixels = np.asarray(image.crop((left, top, left + width, top + height)), np.float32) / np.float32(255)
-    mean = np.array(config.get("mean") or (0.485, 0.456, 0.406), np.float32)
-    std = np.array(config.get("std") or (0.229, 0.224, 0.225), np.float32)
+    mean, std = (np.array(values, np.float32) for values in colour_statistics(config, shape[1]))
+    pixels = pixels.reshape(height, width, shape[1])
     return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1)[None])

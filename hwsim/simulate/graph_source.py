@@ -26,9 +26,9 @@ def layer_graph(model: str, *, batch: int = 1, sequence: int | None = None) -> L
             return LayerGraph.from_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, KeyError, TypeError, UserError):
             pass  # an unreadable cache entry is written anew
-    from hwsim.model.load import load_model
+    from hwsim.model.load import load_model, of_batch
 
-    graph = load_model(model, device="meta", batch=batch, sequence=sequence).graph
+    graph = of_batch(load_model(model, device="meta", batch=batch, sequence=sequence), batch).graph
     if path is not None:
         with contextlib.suppress(UserError):  # a cache that cannot be written costs only time
             files.write_text(path, graph.to_json())

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hwsim import files
 from hwsim.documents import read_plan
 from hwsim.errors import UserError
 from hwsim.stages.quantize import QuantizeRequest, SourceRecord, run_quantize
@@ -73,6 +74,7 @@ def run_compile(request: CompileRequest, progress: Progress | None = None) -> Co
         )
     if request.tune and request.isa != "host":
         raise UserError("--tune: kernels are measured on this machine; compile with --isa host")
+    files.check_writable(request.output_dir)
     units, ways = _units(request)
     # The compiler brings its own LLVM; importing it before torch's other libraries is the order that works.
     from hwsim.compile.artifact import write_artifact
@@ -138,6 +140,8 @@ def _predictors(quantized: "QuantizedModel") -> int:
 
 
 def _quantized(request: CompileRequest) -> "tuple[LoadedModel, QuantizedModel, SourceRecord]":
+    from hwsim.model.load import of_batch
+
     if request.quantized is not None:
         from hwsim.model.load import load_model
         from quant.qmodel import QuantizedModel
@@ -148,6 +152,7 @@ def _quantized(request: CompileRequest) -> "tuple[LoadedModel, QuantizedModel, S
         model = load_model(
             record.model, weights=weights, seed=record.seed, batch=request.batch, sequence=sequence
         )
+        model = of_batch(model, request.batch)
         return model, QuantizedModel.load(request.quantized, model.module), record
     with tempfile.TemporaryDirectory() as scratch:
         result = run_quantize(
@@ -164,7 +169,7 @@ def _quantized(request: CompileRequest) -> "tuple[LoadedModel, QuantizedModel, S
                 seed=request.seed,
             )
         )
-    return result.source, result.model, result.record
+    return of_batch(result.source, request.batch), result.model, result.record
 
 
 def _plain(value: object) -> bool:

@@ -209,15 +209,18 @@ def synthetic_inputs(
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    vocabulary = int(model.data_config.get("vocab_size", 2) or 2)
+    vocabulary: int | None = model.data_config.get("vocab_size")
     batches: list[tuple[Tensor, ...]] = []
     for _ in range(probes):
         batch: list[Tensor] = []
         for example in model.example_inputs:
             if example.is_floating_point():
                 batch.append(_smooth_noise(tuple(example.shape), generator).to(example.dtype))
-            elif example.numel() and bool((example == example.flatten()[0]).all()):
-                batch.append(example)  # an attention mask: all ones stays all ones
+            elif example.dtype == torch.bool or bool((example == example.flatten()[:1]).all()):
+                batch.append(example)  # a mask: which value hides a place is the network's to know
+            elif vocabulary is None:
+                places = torch.randint(0, example.numel(), example.shape, generator=generator)
+                batch.append(example.flatten()[places])
             else:
                 batch.append(
                     torch.randint(0, vocabulary, example.shape, generator=generator).to(example.dtype)

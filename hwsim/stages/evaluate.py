@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hwsim.data.dataset import DataRecord, Dataset, InputForm, sha256_of_file
+from hwsim.data.dataset import IGNORED, DataRecord, Dataset, InputForm, sha256_of_file
 from hwsim.data.open import open_data
 from hwsim.errors import UserError
 from hwsim.files import existing_data
@@ -72,6 +72,7 @@ def run_evaluate(request: EvaluateRequest, progress: Progress | None = None) -> 
     data = _open(request, model)
     metrics, _ = _measure(model.module, None, data, model, progress)
     remarks = ("random weights: figures are illustrative",) if model.illustrative else ()
+    remarks += _remarks(data.record)
     return Evaluation(request.subject, model.resolved, metrics, None, data.record, remarks)
 
 
@@ -90,9 +91,8 @@ def _evaluate_quantized(request: EvaluateRequest, directory: Path, progress: Pro
     quantized = QuantizedModel.load(directory, model.module)
     data = _open(request, model)
     found = _measure(runnable(quantized), model.module if same else None, data, model, progress)
-    return Evaluation(
-        request.subject, model.resolved, found[0], found[1], data.record, (*source.remarks, *remarks)
-    )
+    remarks = (*source.remarks, *remarks, *_remarks(data.record))
+    return Evaluation(request.subject, model.resolved, found[0], found[1], data.record, remarks)
 
 
 def _check_document(directory: Path, source: SourceRecord) -> None:
@@ -121,12 +121,10 @@ def _load(
     request: EvaluateRequest, spec: str, weights: Path | None, sequence: int | None, seed: int
 ) -> "LoadedModel":
     """The model traced at the batch size of the evaluation."""
-    from hwsim.model.load import load_model
+    from hwsim.model.load import load_batched
 
-    batch = request.batch or (TEXT_BATCH if sequence is not None or spec.startswith("hf:") else IMAGE_BATCH)
-    if spec.endswith(".pt2"):
-        return load_model(spec, weights=weights)
-    return load_model(spec, weights=weights, batch=batch, sequence=sequence, seed=seed)
+    usual = TEXT_BATCH if sequence is not None or spec.startswith("hf:") else IMAGE_BATCH
+    return load_batched(spec, request.batch, usual, weights=weights, seed=seed, sequence=sequence)
 
 
 def _open(request: EvaluateRequest, model: "LoadedModel") -> Dataset:
@@ -149,9 +147,9 @@ def _measure(
     found, floating, done = Metrics(), Metrics(), 0
     with torch.no_grad():
         for batch in data.batches(int(model.example_inputs[0].shape[0])):
-            labels = None if batch.labels is None else batch.labels[: batch.valid]
             outputs = _first(subject(*batch.inputs))[: batch.valid]
-            _check_labels(outputs, labels, data.record)
+            labels = None if batch.labels is None else batch.labels[: batch.valid]
+            labels = _fitting_labels(outputs, labels, data.record)
             expected: Tensor | None = None
             if reference is not None:
                 expected = _first(reference(*batch.inputs))[: batch.valid]
@@ -167,12 +165,32 @@ def _first(outputs: "Tensor | tuple[Tensor, ...]") -> "Tensor":
     return outputs[0] if isinstance(outputs, tuple) else outputs
 
 
-def _check_labels(outputs: "Tensor", labels: "Tensor | None", record: DataRecord) -> None:
-    """Labels must stand for the model's classes, and for one prediction each."""
+def _fitting_labels(outputs: "Tensor", labels: "Tensor | None", record: DataRecord) -> "Tensor | None":
+    """Labels must stand for the model's classes, and for one prediction each; columns of one label are rows."""
     if labels is None:
-        return
-    if outputs.shape[:-1] != labels.shape or int(labels.max()) >= outputs.shape[-1]:
+        return None
+    if (*outputs.shape[:-1], 1) == labels.shape:
+        labels = labels[..., 0]
+    if outputs.shape[:-1] != labels.shape and outputs.shape == labels.shape:
         raise UserError(
-            f"{record.source}: labels {tuple(labels.shape)} up to {int(labels.max())} do not fit the model's "
+            f"{record.source}: labels of shape {tuple(labels.shape)} look one-hot; give the number of each class"
+        )
+    scored = labels[labels != IGNORED]
+    lowest, highest = (int(scored.min()), int(scored.max())) if len(scored) else (0, 0)
+    if outputs.shape[:-1] != labels.shape or highest >= outputs.shape[-1] or lowest < 0:
+        raise UserError(
+            f"{record.source}: labels {tuple(labels.shape)} from {lowest} up to {highest} do not fit the model's "
             f"outputs {tuple(outputs.shape)}; pass data made for this model"
         )
+    return labels
+
+
+def _remarks(record: DataRecord) -> tuple[str, ...]:
+    """Why no accuracy is among the figures."""
+    if record.labelled:
+        return ()
+    how = {
+        "images": "a folder for each class, all images in one, or labels.csv with the columns file,label",
+        "arrays": "an array y with the number of each sample's class",
+    }.get(record.kind, "pairs of a sample and its label")
+    return (f"no labels in {record.source}, so no accuracy; give {how}",)

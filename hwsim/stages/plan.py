@@ -103,7 +103,7 @@ def make_plan(request: PlanRequest, progress: StageProgress) -> PlanResult:
     from hwsim.target.load import load_target
 
     target = load_target(request.target)
-    _check_writable(request.output_dir)
+    files.check_writable(request.output_dir)
     progress.expect(expected_seconds(request))
     with progress.stage(stages.LOADING):
         model = _load(request)
@@ -153,20 +153,10 @@ _FILES = (
 )  # fmt: skip
 
 
-def _check_writable(directory: Path) -> None:
-    """Fail before the work, not after it; a run that fails later must not leave an empty directory."""
-    absent = [folder for folder in (directory, *directory.parents) if not folder.exists()]
-    probe = directory / ".hwsim-write-test"
-    files.write_text(probe, "")
-    probe.unlink(missing_ok=True)
-    for folder in absent:
-        folder.rmdir()
-
-
 def _load(request: PlanRequest, shapes_only: bool = False) -> "LoadedModel":
-    from hwsim.model.load import load_model
+    from hwsim.model.load import load_model, of_batch
 
-    return load_model(
+    model = load_model(
         request.model,
         weights=None if shapes_only else request.weights,
         seed=request.search.seed,
@@ -174,6 +164,7 @@ def _load(request: PlanRequest, shapes_only: bool = False) -> "LoadedModel":
         batch=request.batch,
         sequence=request.sequence,
     )
+    return of_batch(model, request.batch)
 
 
 def _tables(request: PlanRequest, target: "Target", model: "LoadedModel", progress: StageProgress) -> Run:

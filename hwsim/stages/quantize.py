@@ -118,7 +118,7 @@ class QuantizeResult:
 
 def run_quantize(request: QuantizeRequest, watch: Watch | None = None) -> QuantizeResult:
     """Load, place quantizers, round, save."""
-    from hwsim.model.load import load_model
+    from hwsim.model.load import load_batched
     from quant.ensemble import with_ensemble
 
     if (request.plan is None) == (request.scheme is None):
@@ -130,16 +130,17 @@ def run_quantize(request: QuantizeRequest, watch: Watch | None = None) -> Quanti
     spec = request.model or (plan.model if plan else None)
     if spec is None:
         raise UserError("hwsim quantize: --scheme needs --model")
-    batch = request.batch or (1 if spec.startswith("hf:") else IMAGE_BATCH)
-    model = load_model(
-        spec, weights=request.weights, seed=request.seed, batch=batch, sequence=request.sequence
+    files.check_writable(request.output_dir)
+    usual = 1 if spec.startswith("hf:") else IMAGE_BATCH
+    model = load_batched(
+        spec, request.batch, usual, weights=request.weights, seed=request.seed, sequence=request.sequence
     )
     if plan is not None:
         assignment, holds = plan_assignment(plan, model)
     else:
         assert scheme is not None
         assignment, holds = uniform_assignment(model.graph, scheme), None
-    samples = _samples(request, model, batch)
+    samples = _samples(request, model, request.batch or usual)
     made = _quantize(request, model, assignment, samples, watch)
     quantized = with_ensemble(made.model, holds)
     digest = quantized.save(request.output_dir)
@@ -217,7 +218,9 @@ def _samples(request: QuantizeRequest, model: "LoadedModel", batch: int) -> _Sam
 
     if request.calibration_data is None:
         count = max(2, SYNTHETIC_SAMPLES // batch)
-        return _Samples(synthetic_inputs(model.module, count, request.seed), "synthetic", None)
+        return _Samples(
+            synthetic_inputs(model.module, count, request.seed, model.example_inputs), "synthetic", None
+        )
     batches, record = calibration_data(
         request.calibration_data, model, samples=request.samples, tokenizer=request.tokenizer
     )

@@ -1,5 +1,6 @@
 """``run``: execute a compiled artifact on an image or on arrays; imports neither torch nor the compiler."""
 
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,11 +56,15 @@ def run_artifact(
 
     from hwsim.runtime import load
 
+    if output is not None:
+        output = output if output.suffix == ".npz" else output.with_name(f"{output.name}.npz")
+        files.check_writable(output.parent)
     model = load(artifact)
     model.set_inputs(**_arrays(given, model))
     model.run()
     outputs = model.get_outputs()
     if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
         np.savez(output, **outputs)  # pyright: ignore[reportArgumentType]
     first = outputs[model.outputs[0].name]
     scores = first.reshape(-1, first.shape[-1])[-1]
@@ -92,12 +97,16 @@ def _read(path: Path, model: "Runner") -> "dict[str, np.ndarray]":
         return {port.name: read_image(path, port.shape, model.manifest.get("preprocess", {}))}
     if path.suffix != ".npz":
         raise UserError(f"--input {path}: pass an image or an .npz with {[p.name for p in model.inputs]}")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"--input {path}: not an .npz; write one with numpy.savez(path, name=array)")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             names = [p.name for p in model.inputs]
+            if len(names) == len(arrays.files) == 1:  # a lone array is the lone input, whatever its name
+                return {names[0]: arrays[arrays.files[0]]}
             wanted = names if all(n in arrays.files for n in names) else arrays.files
             return {name: arrays[name] for name in wanted}
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise UserError(f"--input {path}: not a readable .npz ({error})") from error
 
 

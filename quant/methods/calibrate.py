@@ -163,6 +163,7 @@ class _Walk:
         self.carried = inputs or (fits_bias and wanted is None)
         """Whether the float stream is run: for its inputs, or for outputs that nobody has."""
         self.cache = ActivationCache(self.options.memory) if self.wanted is None else self.wanted.cache
+        self.batch = int(batches[0][0].shape[0]) if batches[0][0].dim() else 1
         self.placement = Placement()
         self.notes: dict[str, str] = {} if start is None else dict(start.notes)
         self.folded: set[str] = set() if start is None else set(start.folded)
@@ -231,7 +232,7 @@ class _Walk:
             return
         tokens = torch.cat([self.runner.evaluate(site.node, env).flatten(0, -2) for env in self.quant])
         weights = torch.cat([attribute(self.module, str(p.weight)).detach() for p in site.products])
-        symmetric = site.kind == "rms_norm"
+        symmetric = not site.shifts
         low, high = tokens.amin(0), tokens.amax(0)
         if self.options.activation_ranges != "minmax":
             low, high = channel_mse_range(tokens, bits)
@@ -405,10 +406,16 @@ class _Walk:
         )
 
     def _has_positions(self, product: Product) -> bool:
-        """Whether every sample lays its tokens out alike: images do, sentences do not."""
+        """Whether every sample lays its tokens out alike: images do, sentences do not.
+
+        Samples must lie along the first axis. torch's own attention puts tokens there and samples behind them: then
+        what looks like positions are the samples of the batch.
+        """
         fed = [n.meta.get("val") for n in self.runner.nodes if n.op == "placeholder"]
         floats = all(value is None or value.dtype.is_floating_point for value in fed)
-        return floats and product.kind == "linear" and self.quant[0][product.node].dim() > 2
+        first, *positions, _ = self.quant[0][product.node].shape
+        leads = first % self.batch == 0 and (self.batch == 1 or self.batch not in positions)
+        return floats and product.kind == "linear" and bool(positions) and leads
 
     def _outputs(self, product: Product, layer: PlacedLayer) -> Iterator[tuple[Tensor, Tensor]]:
         """Wanted and quantized outputs by batch (`BiasPath`)."""

@@ -91,6 +91,6 @@ def _alive(
 
 def _closes(node: fx.Node, following: fx.Node, runner: GraphRunner, current: list[fx.Node]) -> bool:
     """A cut is wanted in front of a product, a branch or a norm, not between a product and its activation."""
-    if not any(item in runner.products for item in current):
-        return False
+    if not any(item in runner.products for item in current) or isinstance(node.meta.get("val"), list | tuple):
+        return False  # what is cut through is one tensor, not the parts of a split
     return following in runner.products or len(node.users) > 1 or "norm" in str(following.target)

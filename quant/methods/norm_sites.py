@@ -6,6 +6,7 @@ channel axis last. Whoever else reads the norm (the residual path of a post-LN n
 # pyright: basic
 # torch.fx nodes and metadata are untyped in torch's stubs.
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from quant.methods.layer_norm_reparam import (
 from quant.model_pass import Product, attribute
 
 _aten = torch.ops.aten
+PREFIX = "reparameterized."
 _NORMS = {_aten.layer_norm.default: "layer_norm", _aten.rms_norm.default: "rms_norm"}
 _VIEWS = {
     _aten.reshape.default,
@@ -49,6 +51,13 @@ class NormSite:
     kind: str
     products: tuple[Product, ...]
     others: tuple[fx.Node, ...]  # users that are neither products nor views on the way to one
+
+    @property
+    def shifts(self) -> bool:
+        """Whether the norm adds a bias, which can take up a shift of its outputs; RMSNorm never does."""
+        return (
+            self.kind == "layer_norm" and len(self.node.args) > 3 and isinstance(self.node.args[3], fx.Node)
+        )
 
 
 def find_norm_sites(
@@ -152,7 +161,7 @@ def apply_reparameterization(module: fx.GraphModule, site: NormSite, rep: Repara
     """Fold the factors into norm and consumers in place and map the values back for everybody else."""
     node = site.node
     gain = node.args[2]
-    bias = node.args[3] if site.kind == "layer_norm" and len(node.args) > 3 else None
+    bias = node.args[3] if site.shifts else None
     old_bias = attribute(module, str(bias.target)) if isinstance(bias, fx.Node) else None
     _check_unshared(site, gain, bias)
     gamma, beta = fold_into_norm(attribute(module, str(gain.target)), old_bias, rep)  # type: ignore[union-attr]
@@ -176,6 +185,36 @@ def apply_reparameterization(module: fx.GraphModule, site: NormSite, rep: Repara
         _insert_inverse(module, site, rep)
 
 
+def restore(module: fx.GraphModule, stored: Iterable[str]) -> None:
+    """Put the inverse maps back into a graph as it was traced, told by the names of their tensors.
+
+    They are of no effect yet: the values follow from the saved model.
+    """
+    products = {product.node: product for product in model_pass.find_products(module)}
+    named = {str(node.meta.get("layer", node.name)): node for node in module.graph.nodes}
+    for name in sorted(stored):
+        if name.startswith(PREFIX) and name.endswith(".ratio"):
+            _restore_inverse(module, named, name.removeprefix(PREFIX).removesuffix(".ratio"), products)
+
+
+def is_own(name: str) -> bool:
+    """Whether a stored tensor was added by reparameterization; its name does not depend on the traced batch."""
+    return name.startswith(PREFIX)
+
+
+def _restore_inverse(
+    module: fx.GraphModule, named: dict[str, fx.Node], name: str, products: dict[fx.Node, Product]
+) -> None:
+    node = named.get(name)
+    kind = None if node is None else _NORMS.get(node.target)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    if node is None or kind is None:
+        raise QuantError(f"{name}: the graph has no such norm; load the model it was made from")
+    found, others = _consumers(node, products)
+    width = int(node.meta["val"].shape[-1])
+    neutral = Reparameterization(torch.ones(width), torch.zeros(width), 1.0, 0.0)
+    _insert_inverse(module, NormSite(node, name, kind, tuple(found), tuple(others)), neutral)
+
+
 def _check_unshared(site: NormSite, *parameters: Any) -> None:
     for parameter in parameters:
         if isinstance(parameter, fx.Node) and len(parameter.users) > 1:
@@ -196,7 +235,7 @@ def _create_bias(module: fx.GraphModule, product: Product, bias: Tensor) -> None
 def _insert_inverse(module: fx.GraphModule, site: NormSite, rep: Reparameterization) -> None:
     """``X = r1 X' - s r2`` behind the norm, read by everybody who is not one of the products."""
     graph, anchor = module.graph, site.node.next
-    prefix = f"reparameterized.{site.name}"
+    prefix = f"{PREFIX}{site.name}"
     dtype = torch.float32
     model_pass.store(module, f"{prefix}.ratio", rep.ratio.to(dtype))
     model_pass.store(module, f"{prefix}.shift", rep.shift.to(dtype))

@@ -198,3 +198,128 @@ def test_images_for_a_text_model_are_refused(tmp_path):
     (tmp_path / "0.png").write_bytes(png(pixels(0)))
     with pytest.raises(UserError, match="images were given"):
         open_data(str(tmp_path), TOKENS)
+
+
+GREY = InputForm((torch.zeros(2, 1, 8, 8),), {"mean": (0.25, 0.5, 0.75), "std": (0.25,) * 3})
+
+
+def labels_of(path, form=IMAGES):
+    data = open_data(str(path), form)
+    return [None if label is None else int(label) for _, label in data.samples()]
+
+
+def test_a_network_of_one_channel_sees_grey_images(tmp_path):
+    """The mean of a grey image is that of the three colours; arrays of grey pictures need no axis of channels."""
+    (tmp_path / "0.png").write_bytes(png(pixels(0)))
+    ((image,), _), *_ = open_data(str(tmp_path), GREY).samples()
+    grey = np.asarray(Image.fromarray(pixels(0)).convert("L"))
+    assert np.allclose(image.numpy(), (grey[None] / 255 - 0.5) / 0.25, atol=1e-6)
+    np.savez(tmp_path / "plain.npz", x=grey[None])
+    np.savez(tmp_path / "axis.npz", x=grey[None, :, :, None])
+    for name in ("plain.npz", "axis.npz"):
+        assert torch.equal(next(open_data(str(tmp_path / name), GREY).samples())[0][0], image)
+
+
+def test_pictures_with_the_channels_first_are_the_same_pictures(tmp_path):
+    stack = np.stack([pixels(i) for i in range(2)])
+    np.savez(tmp_path / "last.npz", x=stack)
+    np.savez(tmp_path / "first.npz", x=stack.transpose(0, 3, 1, 2))
+    last, first = (
+        list(open_data(str(tmp_path / name), IMAGES).samples()) for name in ("last.npz", "first.npz")
+    )
+    assert all(torch.equal(a[0][0], b[0][0]) for a, b in zip(last, first, strict=True))
+
+
+def test_bytes_for_a_network_that_takes_bytes_stay_as_they_are(tmp_path):
+    form = InputForm((torch.zeros(1, 8, 8, 3, dtype=torch.uint8),), {})
+    np.savez(tmp_path / "x.npz", x=pixels(0)[None])
+    assert np.array_equal(next(open_data(str(tmp_path / "x.npz"), form).samples())[0][0].numpy(), pixels(0))
+
+
+def test_sixteen_bits_keep_their_upper_half(tmp_path):
+    levels = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1024
+    (tmp_path / "0.png").write_bytes(png(levels))
+    image = next(open_data(str(tmp_path), IMAGES).samples())[0][0]
+    assert np.allclose(image[0].numpy(), ((levels >> 8) / 255 - 0.5) / 0.25, atol=1e-6)
+
+
+def test_a_folder_around_all_classes_and_what_systems_add_count_for_nothing(tmp_path):
+    def archive(name, files):
+        with zipfile.ZipFile(tmp_path / name, "w") as made:
+            for path in files:
+                made.writestr(path, png(pixels(0)) if "._" not in path else b"extra")
+        return tmp_path / name
+
+    classes = ["ape/0.png", "ape/1.png", "bee/0.png"]
+    assert labels_of(archive("plain.zip", classes)) == [0, 1, 0]
+    assert labels_of(archive("top.zip", [f"set/val/{name}" for name in classes])) == [0, 1, 0]
+    assert labels_of(archive("mac.zip", [*classes, "__MACOSX/ape/._0.png", "bee/._0.png"])) == [0, 1, 0]
+    assert labels_of(archive("lone.zip", ["ape/0.png", "ape/1.png"])) == [None, None]
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_table_inside_the_folder_around_all_images(tmp_path, mark):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("set/labels.csv", f"{mark}file,label\nb.png,7\na.png,3\n")
+        for name in ("a.png", "b.png"):
+            archive.writestr(f"set/{name}", png(pixels(0)))
+    assert labels_of(tmp_path / "a.zip") == [7, 3]
+
+
+@pytest.mark.parametrize(
+    "table, message",
+    [
+        (b"file;label\n0.png;1\n", "columns file,label"),
+        ("file,label\né,1\n".encode("latin-1"), "in UTF-8"),
+        (b"file,label\n", "names no image"),
+        (b"file,label\n1.png,1\n", "1.png, which is not there"),
+    ],
+)
+def test_tables_that_cannot_be_read(tmp_path, table, message):
+    (tmp_path / "0.png").write_bytes(png(pixels(0)))
+    (tmp_path / "labels.csv").write_bytes(table)
+    with pytest.raises(UserError, match=message):
+        open_data(str(tmp_path), IMAGES)
+
+
+def test_a_broken_image_is_named_without_addresses(tmp_path):
+    (tmp_path / "0.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"0\.png is not a readable image \(not an image that Pillow knows\)"):
+        list(open_data(str(tmp_path), IMAGES).samples())
+
+
+VALUES = np.zeros((2, 3, 8, 8), np.float32)
+
+
+@pytest.mark.parametrize(
+    "arrays, message",
+    [
+        ({"images": VALUES}, r"holds images \(2, 3, 8, 8\)"),
+        ({"x": VALUES[:0]}, "no sample"),
+        ({"x": np.float32(1)}, "real numbers"),
+        ({"x": np.array(["a", "b"])}, "real numbers"),
+        ({"x": VALUES + 1j}, "real numbers"),
+        ({"x": VALUES + np.nan}, "NaN or infinity"),
+        ({"x": VALUES, "y": np.array(["a", "b"])}, "y is <U1"),
+        ({"x": VALUES, "y": np.array([0.5, 1])}, "fractions"),
+        ({"x": VALUES, "y": np.array([1])}, "1 labels for 2 samples"),
+        ({"ids": np.array([1.5, 2]), "offsets": np.array([0, 2])}, "whole numbers"),
+    ],
+)
+def test_arrays_that_are_no_data_are_named(tmp_path, arrays, message):
+    np.savez(tmp_path / "x.npz", **arrays)
+    form = TOKENS if "ids" in arrays else IMAGES
+    with pytest.raises(UserError, match=message):
+        list(open_data(str(tmp_path / "x.npz"), form).samples())
+
+
+def test_an_npz_that_is_none_is_no_matter_of_pickles(tmp_path):
+    (tmp_path / "x.npz").write_bytes(b"PK nothing")
+    with pytest.raises(UserError, match=r"not an \.npz"):
+        open_data(str(tmp_path / "x.npz"), IMAGES)
+
+
+def test_negative_tokens_are_refused(tmp_path):
+    np.savez(tmp_path / "t.npz", ids=np.array([1, -2]), offsets=np.array([0, 2]))
+    with pytest.raises(UserError, match="token -2 is outside"):
+        open_data(str(tmp_path / "t.npz"), TOKENS)

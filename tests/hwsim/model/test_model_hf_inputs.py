@@ -90,3 +90,13 @@ def test_what_is_not_known_is_said():
     with pytest.raises(UserError, match="ask for at most 8"):
         settings = {"vocab_size": 9, "max_position_embeddings": 8}
         examples(lambda self, input_ids: None, "input_ids", settings, 9).make()
+
+
+def test_positions_of_padding_are_not_reached():
+    """RoBERTa counts from behind the padding's row: of 64 rows the first two stand for no token."""
+    module = nn.Module()
+    module.position_embeddings = nn.Embedding(64, 4, padding_idx=1)
+    module.config = config(vocab_size=9, max_position_embeddings=64)
+    assert ExampleInputs(module, 2, None, "cpu").length() == 62
+    with pytest.raises(UserError, match="62 positions"):
+        ExampleInputs(module, 2, 64, "cpu").length()

@@ -57,6 +57,9 @@ def test_resolved_names_parse_to_themselves(source, name, arguments):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("net.onnx", ".onnx is not read"),
+        ("net.pth", "name the model and give the file with --weights"),
+        ("hf:", "e.g. hf:google-bert/bert-base-uncased"),
         ("vit_bb", "did you mean vit_b"),
         ("resnet_18", "did you mean resnet18"),
         ("zzzzzz", "see `hwsim model list`"),

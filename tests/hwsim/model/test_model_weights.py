@@ -67,9 +67,28 @@ def test_one_name_of_a_tied_weight_is_enough(tmp_path):
     assert torch.equal(net.head.weight, _state()["table.weight"])
 
 
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"net": state, "epoch": 3},
+        lambda state: {"params_ema": {f"net.{name}": tensor for name, tensor in state.items()}},
+        lambda state: {name: tensor.to_sparse() for name, tensor in state.items()},
+    ],
+)
+def test_state_dicts_under_any_name_and_prefix(tmp_path, wrap):
+    torch.save(wrap(_state()), tmp_path / "w.pth")
+    net = Net()
+    load_file(net, tmp_path / "w.pth")
+    assert torch.equal(net.first.weight, _state()["first.weight"])
+
+
 def _write(path, kind):
     state = _state()
-    if kind == "missing key":
+    if kind == "several":
+        state = {"generator": state, "discriminator": state}
+    elif kind == "no numbers":
+        state["first.weight"][0, 0] = float("nan")
+    elif kind == "missing key":
         del state["first.bias"]
     elif kind == "surplus key":
         state["other.weight"] = torch.ones(2)
@@ -101,6 +120,8 @@ class Bomb:
         ("surplus key", "unexpected other.weight"),
         ("wrong shape", re.escape("first.weight has shape (8, 7), the model needs (8, 6)")),
         ("no tensors", "no state dict"),
+        ("several", "several state dicts"),
+        ("no numbers", "first.weight holds NaN"),
         ("truncated", "not a valid|cannot be read"),
         ("noise", "refused|not a valid"),
         ("empty", "not a valid|cannot be read"),

@@ -78,3 +78,58 @@ def test_image_is_prepared_like_the_calibration(tmp_path):
         with Image.open(path) as image:
             expected = form.prepare(image).numpy()[None]
         np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_lone_array_is_the_lone_input_and_outputs_go_where_they_are_asked(tmp_path):
+    from hwsim.errors import UserError
+    from hwsim.stages.compile import CompileRequest, run_compile
+    from hwsim.stages.run import run_artifact
+
+    run_compile(CompileRequest(tmp_path / "art", scheme="w8a8", model=f"{NETWORK}:transformer"))
+    value = np.random.default_rng(0).normal(size=(1, 3, 32, 32)).astype(np.float32)
+    np.savez(tmp_path / "any.npz", pictures=value)
+    found = run_artifact(tmp_path / "art", tmp_path / "any.npz", output=tmp_path / "new" / "out.txt")
+    written = np.load(tmp_path / "new" / "out.txt.npz")
+    assert np.array_equal(written["output0"], found.outputs["output0"])
+    np.savez(tmp_path / "two.npz", pictures=value, other=value)
+    with pytest.raises(UserError, match="the model takes"):
+        run_artifact(tmp_path / "art", tmp_path / "two.npz")
+    (tmp_path / "no.npz").write_bytes(b"none")
+    with pytest.raises(UserError, match=r"not an \.npz"):
+        run_artifact(tmp_path / "art", tmp_path / "no.npz")
+    with pytest.raises(UserError, match="it is a file"):
+        run_artifact(tmp_path / "art", tmp_path / "any.npz", output=tmp_path / "no.npz" / "out.npz")
+
+
+def test_a_batch_that_the_file_does_not_take_is_refused(tmp_path):
+    """A .pt2 brings inputs of its own size: another batch would be planned and compiled for in name only."""
+    import torch
+
+    import hwsim as hwsim_api
+    from hwsim.errors import UserError
+    from hwsim.simulate.graph_source import layer_graph
+    from hwsim.stages.compile import CompileRequest, run_compile
+
+    program = torch.export.export(torch.nn.Linear(4, 3), (torch.zeros(2, 4),))
+    torch.export.save(program, tmp_path / "net.pt2")
+    name = str(tmp_path / "net.pt2")
+    calls = (
+        lambda: run_compile(CompileRequest(tmp_path / "a", scheme="w8a8", model=name, batch=4)),
+        lambda: hwsim_api.plan(target="edge_gpu", model=name, batch=4, output_dir=tmp_path / "p"),
+        lambda: layer_graph(name, batch=4),
+    )
+    for call in calls:
+        with pytest.raises(UserError, match=r"--batch 4: .* brings its own inputs of 2x4"):
+            call()
+    assert layer_graph(name, batch=2).products()
+
+
+def test_a_file_in_the_place_of_the_folder_is_told_before_the_work(tmp_path):
+    from hwsim.errors import UserError
+    from hwsim.stages.compile import CompileRequest, run_compile
+    from hwsim.stages.quantize import QuantizeRequest, run_quantize
+
+    (tmp_path / "taken").write_text("")
+    for verb, request in ((run_compile, CompileRequest), (run_quantize, QuantizeRequest)):
+        with pytest.raises(UserError, match=r"taken: cannot write \(it is a file\)"):
+            verb(request(tmp_path / "taken", scheme="w8a8", model=f"{NETWORK}:transformer"))

@@ -241,6 +241,29 @@ def test_mistakes(place):
         run_evaluate(EvaluateRequest(f"{place}/net.py:net", str(place / "labels.npz")))
 
 
+LABELLED = np.arange(8) % 10
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [(LABELLED - 1, "from -1 up to 6 do not fit"), (np.eye(10, dtype=int)[LABELLED], "look one-hot")],
+)
+def test_labels_that_name_no_class_are_refused(place, labels, message):
+    np.savez(place / "odd.npz", x=np.zeros((8, 3, 16, 16), np.float32), y=labels)
+    with pytest.raises(UserError, match=message):
+        run_evaluate(EvaluateRequest(f"{place}/net.py:net", str(place / "odd.npz")))
+
+
+def test_labels_in_a_column_are_labels_and_their_lack_is_told(place):
+    x = np.random.default_rng(1).normal(size=(8, 3, 16, 16)).astype(np.float32)
+    found = []
+    for name, more in (("row", {"y": LABELLED}), ("column", {"y": LABELLED[:, None]}), ("none", {})):
+        np.savez(place / f"{name}.npz", x=x, **more)
+        found.append(run_evaluate(EvaluateRequest(f"{place}/net.py:net", str(place / f"{name}.npz"))))
+    assert found[0].metrics == found[1].metrics and not found[0].remarks
+    assert "top1" not in found[2].metrics and "no labels" in found[2].remarks[0]
+
+
 def test_command_line(place):
     app = typer.Typer()
     app.command("quantize")(quantize_command)
