@@ -364,9 +364,10 @@ class _Walk:
         axis = channel_axis(rank, convolution=product.kind == "conv2d")
         if options.bias_gain != "none" and layer.terms:
             layer = self._with_gain(product, layer, axis)
-        if options.bias_axes == "channel" or (
-            options.bias_axes == "groups" and not self._has_positions(product)
-        ):
+        apart = self._samples_lead(product) and (
+            options.bias_axes != "groups" or self._has_positions(product)
+        )
+        if options.bias_axes == "channel" or not apart:
             fitted = mean_error(self._outputs(product, layer), (axis,)).solve(options.bias).bias
             placed = self._with_bias(product, layer, fitted)
             shift = _along(fitted, axis, rank)
@@ -406,16 +407,21 @@ class _Walk:
         )
 
     def _has_positions(self, product: Product) -> bool:
-        """Whether every sample lays its tokens out alike: images do, sentences do not.
-
-        Samples must lie along the first axis. torch's own attention puts tokens there and samples behind them: then
-        what looks like positions are the samples of the batch.
-        """
+        """Whether every sample lays its tokens out alike: images do, sentences do not."""
         fed = [n.meta.get("val") for n in self.runner.nodes if n.op == "placeholder"]
         floats = all(value is None or value.dtype.is_floating_point for value in fed)
+        return floats and product.kind == "linear" and self.quant[0][product.node].dim() > 2
+
+    def _samples_lead(self, product: Product) -> bool:
+        """Whether samples lie along the first axis of the output.
+
+        torch's own attention puts tokens there and samples behind them: then what looks like positions are the
+        samples of the batch.
+        """
         first, *positions, _ = self.quant[0][product.node].shape
-        leads = first % self.batch == 0 and (self.batch == 1 or self.batch not in positions)
-        return floats and product.kind == "linear" and bool(positions) and leads
+        if product.kind != "linear":
+            return True
+        return first % self.batch == 0 and (self.batch == 1 or self.batch not in positions)
 
     def _outputs(self, product: Product, layer: PlacedLayer) -> Iterator[tuple[Tensor, Tensor]]:
         """Wanted and quantized outputs by batch (`BiasPath`)."""

@@ -108,6 +108,18 @@ def test_samples_are_no_positions(name, tmp_path, batch):
     torch.testing.assert_close(turned.flip(0), whole)
 
 
+def test_a_bias_for_every_position_is_none_for_every_sample(name):
+    """Tokens lead inside torch's attention; before it, and behind it, samples do."""
+    model = load_model(name.replace(":net", ":encoder"), batch=4)
+    batches = [(torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(i)),) for i in range(3)]
+    assignment = uniform_assignment(model.graph, Scheme.parse("w3a3"))
+    recipe = Recipe.parse({"steps": ["mse", "bc"], "bc": {"axes": "position", "path": "quantized"}})
+    layers = apply_recipe(model.module, assignment, batches, recipe).placement.layers
+    shaped = {key: layer.offset.shape for key, layer in layers.items() if layer.offset is not None}
+    assert shaped["0"] == (8, 16) and shaped["2"] == (8, 5)
+    assert all(len(shape) == 1 for key, shape in shaped.items() if "self_attn" in key)
+
+
 def test_norms_without_a_bias_are_reparameterized_around_zero(name):
     """There is nothing to take up a shift, as in RMSNorm; the recipe used to end there."""
     made, x = fitted(name.replace(":net", ":plain"), "repquant", "w8a8")
