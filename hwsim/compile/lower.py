@@ -330,7 +330,8 @@ def lower(
     "terms" for the terms of an expansion on different units.
     """
     program = Lowering(module, isa, units, ways).run()
-    reuse_operands(program)
+    if not isa.device:  # there, threads beyond the last row compute that row once more
+        reuse_operands(program)
     return program
 
 

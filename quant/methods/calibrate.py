@@ -55,7 +55,7 @@ from quant.methods.layer_norm_reparam import TargetScale, channel_to_layer
 from quant.methods.log_softmax_quant import fit_log
 from quant.methods.norm_sites import NormSite, apply_reparameterization, find_norm_sites
 from quant.methods.output_gain import Gain, amplified, output_gain
-from quant.methods.position_groups import fit_groups, position_groups
+from quant.methods.position_groups import fit_groups, fixed_length, position_groups, samples_lead
 from quant.methods.product_inputs import Moments, input_rows, sample_values
 from quant.methods.weight_grids import FINE_BITS, ScaleRule, grouped, term_grid
 from quant.model_pass import Product, attribute
@@ -364,10 +364,10 @@ class _Walk:
         axis = channel_axis(rank, convolution=product.kind == "conv2d")
         if options.bias_gain != "none" and layer.terms:
             layer = self._with_gain(product, layer, axis)
-        apart = self._samples_lead(product) and (
-            options.bias_axes != "groups" or self._has_positions(product)
-        )
-        if options.bias_axes == "channel" or not apart:
+        shape = self.quant[0][node].shape
+        linear = product.kind == "linear"
+        alike = options.bias_axes != "groups" or (linear and rank > 2 and fixed_length(self.runner.nodes))
+        if options.bias_axes == "channel" or not alike or (linear and not samples_lead(shape, self.batch)):
             fitted = mean_error(self._outputs(product, layer), (axis,)).solve(options.bias).bias
             placed = self._with_bias(product, layer, fitted)
             shift = _along(fitted, axis, rank)
@@ -405,23 +405,6 @@ class _Walk:
             weight=value_of_terms(terms, attribute(self.module, str(product.weight)).shape),
             bias=None if bias is None else bias * gain,
         )
-
-    def _has_positions(self, product: Product) -> bool:
-        """Whether every sample lays its tokens out alike: images do, sentences do not."""
-        fed = [n.meta.get("val") for n in self.runner.nodes if n.op == "placeholder"]
-        floats = all(value is None or value.dtype.is_floating_point for value in fed)
-        return floats and product.kind == "linear" and self.quant[0][product.node].dim() > 2
-
-    def _samples_lead(self, product: Product) -> bool:
-        """Whether samples lie along the first axis of the output.
-
-        torch's own attention puts tokens there and samples behind them: then what looks like positions are the
-        samples of the batch.
-        """
-        first, *positions, _ = self.quant[0][product.node].shape
-        if product.kind != "linear":
-            return True
-        return first % self.batch == 0 and (self.batch == 1 or self.batch not in positions)
 
     def _outputs(self, product: Product, layer: PlacedLayer) -> Iterator[tuple[Tensor, Tensor]]:
         """Wanted and quantized outputs by batch (`BiasPath`)."""

@@ -8,11 +8,11 @@ with a table larger than the weights. Most positions err alike, so a few groups 
 layer's own bias, each other group by one vector more, which a kernel adds with one multiply-add an output.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from quant.group_bias import GroupBias
 from quant.methods.bias_compensation import Shrinkage, mean_error, shrink_factor
@@ -27,6 +27,21 @@ class GroupedCompensation:
 
     bias: Tensor  # float32 (C,)
     groups: GroupBias | None
+
+
+def fixed_length(nodes: Iterable[fx.Node]) -> bool:
+    """Whether every sample of a graph lays its tokens out alike: images do, sentences do not."""
+    fed = [node.meta.get("val") for node in nodes if node.op == "placeholder"]
+    return all(value is None or value.dtype.is_floating_point for value in fed)
+
+
+def samples_lead(shape: Sequence[int], batch: int) -> bool:
+    """Whether samples lie along the first axis of a linear layer's output, of so many samples.
+
+    torch's own attention puts tokens there and samples behind them: then what looks like positions are the samples.
+    """
+    first, *positions, _ = shape
+    return first % batch == 0 and (batch == 1 or batch not in positions)
 
 
 def fit_groups(
