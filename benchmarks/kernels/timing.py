@@ -5,9 +5,19 @@ import time
 
 
 def interleaved(
-    candidates, rounds=40, clock=time.process_time, warmup=3, inner=None, statistic=statistics.median
+    candidates,
+    rounds=40,
+    clock=time.process_time,
+    warmup=3,
+    inner=None,
+    statistic=statistics.median,
+    pause=0.0,
 ):
-    """Median (or other statistic) seconds of one call for each candidate; ``inner`` calls are timed together."""
+    """Median (or other statistic) seconds of one call for each candidate; ``inner`` calls are timed together.
+
+    ``pause`` seconds go by before each: thread pools spin for a while after their last task, on cores that the next
+    candidate needs.
+    """
     for call in candidates.values():
         for _ in range(warmup):
             call()
@@ -20,6 +30,7 @@ def interleaved(
     times = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, call in candidates.items():
+            time.sleep(pause)
             start = clock()
             for _ in range(inner[name]):
                 call()

@@ -123,7 +123,9 @@ def measure(name, options):
         except Exception as error:
             print(f"{name}: peer left out: {type(error).__name__}: {str(error)[:200]}", file=sys.stderr)
         clock = time.process_time if options.threads == 1 else time.perf_counter
-        return interleaved(calls, options.rounds, clock, warmup=2, inner=dict.fromkeys(calls, 1)), facts
+        pause = 0.0 if options.threads == 1 else 0.2
+        once = dict.fromkeys(calls, 1)
+        return interleaved(calls, options.rounds, clock, warmup=2, inner=once, pause=pause), facts
 
 
 def main():
