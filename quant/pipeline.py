@@ -22,7 +22,7 @@ from quant.methods.bias_choice import CANDIDATES, PATHS, BiasKind, choose_bias, 
 from quant.methods.bias_compensation import BiasAxes, BiasPath, Shrinkage
 from quant.methods.calibrate import Calibrated, CalibrationOptions, Progress, calibrate
 from quant.methods.dual_clipping import DualClippingOptions
-from quant.methods.float_outputs import FloatOutputs, float_outputs
+from quant.methods.float_outputs import float_outputs
 from quant.methods.gptq import GptqOptions
 from quant.methods.held_out import divergences, float_logits, standard_error
 from quant.methods.interpret import GraphRunner, integer_model
@@ -179,29 +179,43 @@ def apply_recipe(
     recipe: Recipe,
     progress: Progress | None = None,
     polish: PolishContext | None = None,
-    rounded: Calibrated | None = None,
     guard: Sequence[Batch] = (),
 ) -> Calibrated:
     """Fit one recipe on all batches, without a referee; a bias that it leaves open is chosen on them, too.
 
-    The bias is fitted in a pass of its own, on a rounding that did not see it (``rounded``, where it was made
-    before): that is cheaper than to round again for it, and no worse. PD-Quant judges what it learns by the batches
-    of ``guard``, if there are any, and otherwise holds out some of ``batches``.
+    The bias is fitted in a pass of its own, on a rounding that did not see it: that is cheaper than to round again
+    for it, and no worse. PD-Quant judges what it learns by the batches of ``guard``, if there are any, and otherwise
+    holds out some of ``batches``.
     """
-    if "dfq" in recipe.steps and rounded is None:
+    if "dfq" in recipe.steps:
         module, _ = equalized(module)
     plan, options = _plan(module, assignment, recipe), calibration_options(recipe)
-    calibrated = rounded or calibrate(module, plan, batches, replace(options, bias=None), progress)
-    if "pd" in recipe.steps and rounded is None:
+    calibrated = calibrate(module, plan, batches, replace(options, bias=None), progress)
+    if "pd" in recipe.steps:
         calibrated = _polished(calibrated, batches, guard, recipe, polish or PolishContext())
     if "bc" in recipe.steps:
-        wanted = None
-        if len(bias_kinds(recipe)) > 1:
-            wanted = float_outputs(calibrated.module, plan, batches, options.memory)
-        recipe = _settled(calibrated, assignment, batches, recipe, wanted)
-        options = calibration_options(recipe)
-        calibrated = calibrate(calibrated.module, plan, batches, options, progress, calibrated, wanted)
+        calibrated, _ = _compensated(calibrated, assignment, batches, recipe, progress)
     return calibrated
+
+
+def _compensated(
+    rounded: Calibrated,
+    assignment: Mapping[str, Scheme],
+    batches: Sequence[Batch],
+    recipe: Recipe,
+    progress: Progress | None,
+) -> tuple[Calibrated, Recipe]:
+    """What the recipe's other steps have made, with its bias; the recipe names the kind that served best."""
+    plan, options = _plan(rounded.module, assignment, recipe), calibration_options(recipe)
+    kinds, wanted = bias_kinds(recipe), None
+    if len(kinds) > 1:
+        wanted = float_outputs(rounded.module, plan, batches, options.memory)
+        kinds = likely(plan, options) if kinds == list(CANDIDATES) else kinds
+        path, gain = choose_bias(rounded, plan, options, kinds, batches, wanted)
+        bias = {**recipe.settings.get("bc", {}), "path": path, "gain": gain}
+        recipe = replace(recipe, settings={**recipe.settings, "bc": bias})
+        options = calibration_options(recipe)
+    return calibrate(rounded.module, plan, batches, options, progress, rounded, wanted), recipe
 
 
 def _plan(module: fx.GraphModule, assignment: Mapping[str, Scheme], recipe: Recipe) -> dict[str, Scheme]:
@@ -297,10 +311,11 @@ def run_recipe(
     for item in recipe.items:
         if item == "rtn":
             continue
-        trial, rounded = replace(kept, items=(*kept.items, item)), None
+        trial = replace(kept, items=(*kept.items, item))
         if item == "bc":
-            trial, rounded = _settled(best, assignment, fit, trial), best
-        calibrated = apply_recipe(module, assignment, fit, trial, progress, polish, rounded, test)
+            calibrated, trial = _compensated(best, assignment, fit, trial, progress)
+        else:
+            calibrated = apply_recipe(module, assignment, fit, trial, progress, polish, test)
         after = divergences(calibrated, test, reference)
         noise = standard_error(after - before) if item != "bc" and tolerance >= 0 else 0.0
         good = float(after.mean()) <= float(before.mean()) * (1 + tolerance) + noise
@@ -308,21 +323,3 @@ def run_recipe(
         if good:
             before, kept, best = after, trial, calibrated
     return PipelineResult(best, kept, tuple(verdicts), len(fit), len(test))
-
-
-def _settled(
-    rounded: Calibrated,
-    assignment: Mapping[str, Scheme],
-    batches: Sequence[Batch],
-    recipe: Recipe,
-    wanted: FloatOutputs | None = None,
-) -> Recipe:
-    """The recipe with the kind of bias written down that serves best on what its other steps have made."""
-    kinds = bias_kinds(recipe)
-    if len(kinds) == 1:
-        return recipe
-    plan, options = _plan(rounded.module, assignment, recipe), calibration_options(recipe)
-    kinds = likely(plan, options) if kinds == list(CANDIDATES) else kinds
-    path, gain = choose_bias(rounded, plan, options, kinds, batches, wanted)
-    bias = {**recipe.settings.get("bc", {}), "path": path, "gain": gain}
-    return replace(recipe, settings={**recipe.settings, "bc": bias})
