@@ -18,7 +18,13 @@ def evaluate(
         ),
     ],
     data: Annotated[str, typer.Option(help="Folder or .zip of images, .npz, .txt, or FILE.py:FUNCTION.")],
-    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first N samples.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Use only N samples: the first, or some of every class where they stand sorted by class.",
+        ),
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="Float weights, to load or to compare with; default: where they were.")
     ] = None,

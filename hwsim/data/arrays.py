@@ -8,11 +8,11 @@ inputs: one array per model input (`x`, or `x0`, `x1`, ...), float or integer, o
 import itertools
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hwsim.data.dataset import DataRecord, Dataset, InputForm, Sample, check_sample, sha256_of_file
+from hwsim.data.dataset import DataRecord, Dataset, InputForm, Sample, check_sample, sha256_of_file, taken
 from hwsim.data.images import ImageForm
 from hwsim.data.text import token_dataset
 from hwsim.errors import UserError
@@ -36,17 +36,18 @@ def open_arrays(path: Path, form: InputForm, limit: int | None) -> Dataset:
         raise UserError(
             f"{path}: needs arrays x (or x0, x1, ...) of equal length, or ids and offsets; holds {found}"
         )
-    count = len(columns[0]) if limit is None else min(limit, len(columns[0]))
-    if not count:
+    if not len(columns[0]):
         raise UserError(f"{path}: {names[0]} holds no sample")
     labels = _labels(path, arrays["y"], len(columns[0])) if "y" in arrays else None
+    classes = None if labels is None or labels.size != len(labels) else labels.reshape(-1).tolist()
+    indices = taken(len(columns[0]), limit, classes)
     pictures = _pictures(columns[0], form)
     shape = None if pictures is None else ImageForm.of(form)
     how = "pixels / 255, " + str(shape) if shape else "taken as they are"
-    record = DataRecord(str(path), "arrays", count, digest, labels is not None, how)
+    record = DataRecord(str(path), "arrays", len(indices), digest, labels is not None, how)
     if pictures is not None:
         columns = [pictures]
-    return Dataset(record, lambda: _samples(str(path), columns, labels, shape, form, count))
+    return Dataset(record, lambda: _samples(str(path), columns, labels, shape, form, indices))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -106,13 +107,18 @@ def _pictures(array: Any, form: InputForm) -> Any:
 
 
 def _samples(
-    where: str, columns: list[Any], labels: Any, shape: ImageForm | None, form: InputForm, count: int
+    where: str,
+    columns: list[Any],
+    labels: Any,
+    shape: ImageForm | None,
+    form: InputForm,
+    indices: Sequence[int],
 ) -> Iterator[Sample]:
     import numpy as np
     import torch
     from PIL import Image
 
-    for index in range(count):
+    for index in indices:
         inputs: tuple[Tensor, ...]
         if shape is not None:
             inputs = (shape.prepare(Image.fromarray(np.ascontiguousarray(columns[0][index]))),)

@@ -1,13 +1,13 @@
 """What every kind of data offers: samples, batches of the model's fixed size, and a record of what was read.
 
 A sample is the model's inputs without the batch dimension and a label: a class index, one index per token
-(`IGNORED` where nothing is scored), or nothing. The last batch is filled up by repeating its last sample;
+(`IGNORED` where nothing is scored), or nothing. The last batch is filled up by repeating its samples;
 `Batch.valid` says how many count.
 """
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,11 +71,20 @@ class Dataset:
         stream = self.samples()
         while chunk := list(itertools.islice(stream, size)):
             valid = len(chunk)
-            chunk += [chunk[-1]] * (size - valid)
+            chunk = list(itertools.islice(itertools.cycle(chunk), size))
             inputs = tuple(torch.stack(parts) for parts in zip(*(sample[0] for sample in chunk), strict=True))
             labels = [sample[1] for sample in chunk]
             known = [label for label in labels if label is not None]
             yield Batch(inputs, torch.stack(known) if len(known) == size else None, valid)
+
+
+def taken(count: int, limit: int | None, labels: Sequence[int] | None) -> Sequence[int]:
+    """Which samples a limit leaves: the first ones, or, where they stand sorted by class, some of every part."""
+    if limit is None or limit >= count:
+        return range(count)
+    if labels is None or labels[0] == labels[-1] or any(a > b for a, b in itertools.pairwise(labels)):
+        return range(limit)
+    return [index * count // limit for index in range(limit)]
 
 
 def sha256_of_file(path: Path) -> str:

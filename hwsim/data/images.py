@@ -13,13 +13,13 @@ import itertools
 import math
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwsim.colours import colour_statistics, image_fault, in_colours
-from hwsim.data.dataset import DataRecord, Dataset, InputForm, Sample, sha256_of_parts
+from hwsim.data.dataset import DataRecord, Dataset, InputForm, Sample, sha256_of_parts, taken
 from hwsim.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -111,26 +111,30 @@ class ImageList:
     labels: tuple[int, ...] | None
     read: Callable[[str], bytes]
 
+    def only(self, indices: Sequence[int]) -> "ImageList":
+        """Some of them, in the order given."""
+        labels = None if self.labels is None else tuple(self.labels[index] for index in indices)
+        return ImageList(tuple(self.names[index] for index in indices), labels, self.read)
+
 
 def open_images(path: Path, form: InputForm, limit: int | None) -> Dataset:
     """Images of a folder or zip as a dataset."""
     shape = ImageForm.of(form)
     images = _list_zip(path) if path.is_file() else _list_folder(path)
-    count = len(images.names) if limit is None else min(limit, len(images.names))
-    if not count:
+    if not images.names:
         raise UserError(f"{path}: no images ({', '.join(sorted(SUFFIXES))}) found")
-    names = images.names[:count]
-    digest = sha256_of_parts((name, images.read(name)) for name in names)
-    record = DataRecord(str(path), "images", count, digest, images.labels is not None, str(shape))
-    return Dataset(record, lambda: _samples(path, images, shape, count))
+    used = images.only(taken(len(images.names), limit, images.labels))
+    digest = sha256_of_parts((name, used.read(name)) for name in used.names)
+    record = DataRecord(str(path), "images", len(used.names), digest, used.labels is not None, str(shape))
+    return Dataset(record, lambda: _samples(path, used, shape))
 
 
-def _samples(path: Path, images: ImageList, shape: ImageForm, count: int) -> Iterator[Sample]:
+def _samples(path: Path, images: ImageList, shape: ImageForm) -> Iterator[Sample]:
     import torch
     from PIL import Image
 
     labels = images.labels or itertools.repeat(None)
-    for name, label in itertools.islice(zip(images.names, labels, strict=False), count):
+    for name, label in zip(images.names, labels, strict=False):
         try:
             pixels = shape.prepare(Image.open(io.BytesIO(images.read(name))))
         except UserError:

@@ -12,7 +12,7 @@ TEXT_SUFFIXES = {".txt", ".text", ".md"}
 def open_data(
     spec: str, form: InputForm, *, limit: int | None = None, tokenizer: Path | None = None
 ) -> Dataset:
-    """The data behind `--data` or `--calibration-data`, its first `limit` samples.
+    """The data behind `--data` or `--calibration-data`, at most `limit` samples of it.
 
     Args:
         spec: Folder, .zip, .npz, .txt, or FILE.py:FUNCTION.

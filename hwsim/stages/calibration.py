@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwsim.data.dataset import DataRecord, InputForm
+from hwsim.data.dataset import DataRecord, Dataset, InputForm
 from hwsim.data.open import open_data
 
 if TYPE_CHECKING:
@@ -17,7 +17,16 @@ DEFAULT_SAMPLES = 64
 def calibration_data(
     spec: str, model: "LoadedModel", *, samples: int = DEFAULT_SAMPLES, tokenizer: Path | None = None
 ) -> "tuple[list[tuple[Tensor, ...]], DataRecord]":
-    """Whole batches of at most `samples` calibration samples, and the record of what was read."""
+    """Whole batches of at most `samples` calibration samples, and the record of what was read.
+
+    In a seeded random order: samples often come sorted, and whoever holds out the last batches must not hold out
+    the last classes.
+    """
+    import torch
+
     form = InputForm(model.example_inputs, model.data_config)
     dataset = open_data(spec, form, limit=max(samples, form.batch), tokenizer=tokenizer)
-    return [batch.inputs for batch in dataset.batches(form.batch)], dataset.record
+    found = list(dataset.samples())
+    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0)).tolist()
+    shuffled = Dataset(dataset.record, lambda: iter([found[index] for index in order]))
+    return [batch.inputs for batch in shuffled.batches(form.batch)], dataset.record

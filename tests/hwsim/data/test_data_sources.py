@@ -96,6 +96,24 @@ def test_npz_of_floats_is_taken_as_it_is(tmp_path):
     assert torch.equal(torch.stack([s[0][0] for s in data.samples()]), torch.from_numpy(value[:4]))
 
 
+def test_a_limit_takes_of_every_class_where_samples_stand_sorted_by_class(tmp_path):
+    """The first N would all be of one class; where the labels are mixed, the first N it is."""
+    stack = np.stack([pixels(i) for i in range(9)])
+    for name, labels in (("sorted", [0, 0, 0, 1, 1, 1, 2, 2, 2]), ("mixed", [0, 1, 0, 2, 1, 1, 2, 0, 2])):
+        np.savez(tmp_path / f"{name}.npz", x=stack, y=np.array(labels))
+        (tmp_path / name).mkdir()
+        for i in range(9):
+            (tmp_path / name / f"{i}.png").write_bytes(png(stack[i]))
+        rows = "".join(f"{i}.png,{label}\n" for i, label in enumerate(labels))
+        (tmp_path / name / "labels.csv").write_text("file,label\n" + rows)
+        wanted = [0, 3, 6] if name == "sorted" else [0, 1, 2]
+        for source in (f"{name}.npz", name):
+            found = list(open_data(str(tmp_path / source), IMAGES, limit=3).samples())
+            everything = list(open_data(str(tmp_path / source), IMAGES).samples())
+            assert [int(label) for _, label in found] == [labels[i] for i in wanted]
+            assert all(torch.equal(found[at][0][0], everything[i][0][0]) for at, i in enumerate(wanted))
+
+
 def test_pickled_arrays_are_refused(tmp_path):
     np.savez(tmp_path / "bad.npz", x=np.array([{"a": 1}], dtype=object))
     with pytest.raises(UserError, match="plain arrays"):
