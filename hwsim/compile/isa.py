@@ -26,6 +26,7 @@ from typing import Any, Literal
 
 from hwsim.compile.builder import broadcast, tirx, vector
 from hwsim.errors import UserError
+from hwsim.runtime.verify import grants_tiles
 
 WORD, ROUNDED = "hwsim_word", "hwsim_rounded"  # functions in the prelude of the CUDA source
 Dot = Literal[
@@ -152,7 +153,7 @@ ISAS: dict[str, Isa] = {
             _llvm(mcpu="cascadelake", mattr=("+avx512vpopcntdq",)), serial_pairs=4,
         ),
         Isa(
-            "x86-amx", "vnni512", 16, 4, 6, 4,
+            "x86-amx", "vnni512", 16, 4, 12, 2,
             _llvm(mcpu="cascadelake", mattr=("+amx-tile", "+amx-int8")), tiles=True,
         ),
         Isa("x86-avxvnni", "vnni256", 8, 4, 4, 2, _llvm(mcpu="alderlake")),
@@ -200,6 +201,7 @@ def _host_flags() -> frozenset[str]:
     return frozenset(next(lines, "").split())
 
 
+@cache
 def host_isa() -> Isa:
     """The best entry this machine can execute."""
     flags = _host_flags()
@@ -207,6 +209,8 @@ def host_isa() -> Isa:
         best = "i8mm" if "i8mm" in flags else "dotprod" if "asimddp" in flags else "generic"
         return ISAS[f"aarch64-{best}"]
     if platform.machine() in ("x86_64", "AMD64"):
+        if {"avx512_vnni", "amx_tile", "amx_int8"} <= flags and grants_tiles():
+            return ISAS["x86-amx"]
         if "avx512_vnni" in flags:
             return ISAS["x86-vnni512-popcnt" if "avx512_vpopcntdq" in flags else "x86-vnni512"]
         if "avx_vnni" in flags:

@@ -49,7 +49,7 @@ class ProductCode:
             if units == 1 or (product.batch and product.batch[0][0] >= units):
                 self._rows(place, 0, product.rows)
                 return
-            tile = self._tile_rows(max(section.vectors for section in product.sections))
+            tile = self._granule()
             share = product.rows // units // tile * tile
             if share >= 2 * tile:
                 with self.code.loop(units, parallel=True) as unit:
@@ -92,10 +92,14 @@ class ProductCode:
         product = self.product
         each = 4 * product.blocks(self.isa) * product.serial or product.run * (1 if self.isa.depth > 1 else 4)
         rows = _CACHED_BYTES // max(1, each * product.tap_count)
-        tile = self._tile_rows(max(section.vectors for section in product.sections))
+        tile = self._granule()
         if product.taps or count <= rows or rows < 4 * tile:
             return count
         return -(-count // (-(-count // rows) * tile)) * tile
+
+    def _granule(self) -> int:
+        """Rows that are not divided between cores or blocks."""
+        return self._tile_rows(max(section.vectors for section in self.product.sections))
 
     def _sections(self, where: tuple[Any, list[Any]], rows: tuple[Any, int], spread: bool = False) -> None:
         """All panels of one batch entry over some of its rows."""
@@ -200,16 +204,21 @@ class ProductCode:
 
     def _prefetch_outputs(self, place: "Place", coordinates: list[list[Any]]) -> None:
         """Ask for the lines of outputs that no cache still holds: they arrive while the tile is summed up."""
-        product, lanes = self.product, self.isa.lanes
-        size = np.dtype(product.out_dtype).itemsize
-        small = product.rows * product.columns * size < _CACHED_BYTES
+        product = self.product
+        small = product.rows * product.columns * np.dtype(product.out_dtype).itemsize < _CACHED_BYTES
         if small or not self.isa.prefetches or product.permuted or not product.direct:
             return
-        elements = _LINE_BYTES // size
         for where in coordinates:
-            target = self._output(place, where) + place.slot * lanes
-            for column in range(0, len(place.section.pattern) * lanes, elements):
-                self.code.prefetch(self.buffers["out"], target + column)
+            self._prefetch_row(place, where)
+
+    def _prefetch_row(self, place: "Place", where: list[Any]) -> None:
+        """Ask for the lines of a row of a panel."""
+        lanes = self.isa.lanes
+        target = self._output(place, where) + place.slot * lanes
+        for column in range(
+            0, len(place.section.pattern) * lanes, _LINE_BYTES // np.dtype(self.product.out_dtype).itemsize
+        ):
+            self.code.prefetch(self.buffers["out"], target + column)
 
     def _accumulate(self, place: "Place", starts: list[Any], acc: Any, first: int = 0) -> None:
         """All taps and, of each, the weight loads from ``first`` on."""

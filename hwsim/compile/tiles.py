@@ -3,24 +3,34 @@
 A block of rows x panel is cut into pairs of 16 rows times pairs of vectors: four accumulator tiles, two of activations,
 two of weights. The panels are those of the byte dot product (`pack`): 16 steps of K of a vector are a tile of weights.
 Sums go to memory on the stack; from there every row takes the steps of K beyond the last whole tile and the epilogue
-of every other machine (`product_code`). Rows that fill no tile, rows without a common stride (convolutions larger than
-one place) and short reductions are multiplied by the byte dot product altogether.
+of every other machine (`product_code`). While a block is multiplied, the lines of its outputs are asked for.
+
+A tile takes rows at one stride. Those of a convolution have it, too, if places are counted that are no outputs: the
+border at the end of a row of pixels, and what a larger stride leaves out (`RowGrid`); their sums are not stored.
+Fewer rows than a tile holds, short reductions, and convolutions of which less than `_FILLED` of the places counted are
+outputs, are multiplied by the byte dot product altogether.
 
 Tile registers hold what `ldtilecfg` says; a process asks the system for them first (`hwsim.runtime`).
 """
 # pyright: basic
 # TVM ships no type stubs for its expression classes.
 
+import itertools
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from hwsim.compile.builder import Code, tirx, vector
-from hwsim.compile.isa import load_weights
+from hwsim.compile.isa import Isa, load_weights
 from hwsim.compile.product_code import ProductCode, unpack
 
 if TYPE_CHECKING:
+    from hwsim.compile.product import Product
     from hwsim.compile.product_code import Place
 
 _ROWS, _BYTES = 16, 64  # of a tile
+_FILLED = 0.4
 _SUMS, _ACTIVATIONS, _WEIGHTS = 0, 4, 6  # first register of each kind
 
 
@@ -35,68 +45,146 @@ def address(buffer: Any, index: Any) -> Any:
     return tirx.address_of(buffer.vload([index]))
 
 
+@dataclass(frozen=True)
+class RowGrid:
+    """Rows of a product counted at the stride of the innermost of its ``dims``, what lies between them included."""
+
+    extents: tuple[int, ...]
+    widths: tuple[int, ...]  # places counted for each extent but the first
+
+    @classmethod
+    def of(cls, dims: tuple[tuple[int, int, int], ...]) -> "RowGrid | None":
+        """The grid of some rows, or None where their strides have no common measure."""
+        widths: list[int] = []
+        for (_, outer, _), (extent, inner, _) in itertools.pairwise(dims):
+            if inner <= 0 or outer % inner or outer // inner < extent:
+                return None
+            widths.append(outer // inner)
+        return cls(tuple(extent for extent, _, _ in dims), tuple(widths))
+
+    @property
+    def inner(self) -> int:
+        """Rows of one turn of the outermost loop."""
+        return prod(self.extents[1:])
+
+    @property
+    def pitch(self) -> int:
+        """Places counted from one turn of the outermost loop to the next."""
+        return prod(self.widths)
+
+    def places(self, rows: int) -> int:
+        """Places counted from the first to the last of some whole turns."""
+        last, step = 0, 1
+        for extent, width in zip(self.extents[:0:-1], self.widths[::-1], strict=True):
+            last, step = last + (extent - 1) * step, step * width
+        return last + (rows // self.inner - 1) * step + 1
+
+    @property
+    def gaps(self) -> list[int]:
+        """Which loops count places that are no rows."""
+        pairs = zip(self.extents[1:], self.widths, strict=True)
+        return [axis for axis, (extent, width) in enumerate(pairs, 1) if width > extent]
+
+
 class TileCode(ProductCode):
     """Writes a product for tile registers."""
 
-    def _tiled(self) -> bool:
-        product = self.product
+    def __init__(self, code: Code, product: "Product", isa: Isa, prefix: str = "") -> None:
+        super().__init__(code, product, isa, prefix)
         plain = not product.floating and not product.serial and product.activation_dtype == "uint8"
-        return plain and product.planes[0] == 1 and len(product.dims) == 1 and product.run >= _BYTES
+        long = plain and product.planes[0] == 1 and product.run >= _BYTES
+        grid = RowGrid.of(product.dims) if long else None
+        if grid is not None and (
+            product.rows < _FILLED * grid.places(product.rows) or product.row_block % grid.inner
+        ):
+            grid = None
+        self.grid = grid
+
+    def _granule(self) -> int:
+        return super()._granule() if self.grid is None or self.grid.inner == 1 else self.grid.inner
+
+    def _row_block(self, count: int) -> int:
+        block, inner = super()._row_block(count), 1 if self.grid is None else self.grid.inner
+        return min(count, -(-block // inner) * inner)
 
     def _row_tiles(self, place: "Place", rows: tuple[Any, int]) -> None:
-        first, count = rows
+        (first, count), grid = rows, self.grid
+        places = 0 if grid is None or count % grid.inner else grid.places(count)
+        if grid is None or places < _ROWS:
+            super()._row_tiles(place, rows)
+            return
+        start = first if grid.inner == 1 else tirx.floordiv(first, grid.inner) * grid.pitch
+        self._configure(_ROWS)
         done = 0
-        if self._tiled() and count >= _ROWS:
-            self._configure()
-            for height in (2 * _ROWS, _ROWS):
-                full = (count - done) // height
-                if full:
-                    with self.code.loop(full) as index:
-                        self._block(place, first + done + index * height, height)
-                done += full * height
-            instruction(self.code, "tilerelease")
-        if count > done:
-            super()._row_tiles(place, (first + done, count - done))
+        for height in (2 * _ROWS, _ROWS):
+            full = (places - done) // height
+            if full:
+                with self.code.loop(full) as index:
+                    self._block(place, start + done + index * height, height)
+            done += full * height
+        if places > done:
+            self._configure(places - done)
+            self._block(place, start + done, places - done)
+        instruction(self.code, "tilerelease")
 
-    def _configure(self) -> None:
-        """All eight registers: 16 rows of 64 bytes (palette 1)."""
+    def _configure(self, height: int) -> None:
+        """Eight registers of 64 bytes a row (palette 1): sums and activations of some rows, weights of 16."""
         code = self.code
+        heights = [height] * _WEIGHTS + [_ROWS] * (8 - _WEIGHTS)
         words = [0] * 16
-        words[0], words[4:8], words[12:14] = 1, [_BYTES << 16 | _BYTES] * 4, [_ROWS * 0x01010101] * 2
+        words[0], words[4:8] = 1, [_BYTES << 16 | _BYTES] * 4
+        words[12:14] = [int.from_bytes(bytes(part), "little") for part in (heights[:4], heights[4:])]
         table = code.scratch("config", 16, "int32")
         for index, word in enumerate(words):
             code.store(table, index, tirx.const(word, "int32"))
         instruction(code, "ldtilecfg", address(table, 0))
 
-    def _block(self, place: "Place", first_row: Any, rows: int) -> None:
-        """Whole tiles of rows: sums of all whole tiles of K, then row by row the rest of K and the epilogue."""
+    def _block(self, place: "Place", first: Any, count: int) -> None:
+        """Some places: sums of all whole tiles of K, then row by row the rest of K and the epilogue."""
         product, isa, code = self.product, self.isa, self.code
         vectors, lanes = place.section.vectors, isa.lanes
         kind = vector("int32", lanes)
-        sums = code.scratch("sums", rows * vectors, kind)
-        (start,) = self._starts(place, [self._row_index(code.bind("m", first_row))])
+        sums = code.scratch("sums", count * vectors, kind)
+        (start,) = self._starts(place, [self._where(code.bind("m", first))])
         for left in range(0, vectors, 2):
-            self._multiply(place, start, sums, (rows // _ROWS, left, min(2, vectors - left)))
+            ahead = (first, count) if left == 0 and product.direct else None
+            self._multiply(place, start, sums, (count, left, min(2, vectors - left)), ahead)
         done = product.run // _BYTES * (_BYTES // isa.depth) // product.steps_per_load
-        with code.loop(rows) as row:
-            where = [self._row_index(code.bind("m", first_row + row))]
+        with code.loop(count) as row, ExitStack() as stack:
+            where = self._where(code.bind("m", first + row))
+            for axis in self.grid.gaps if self.grid is not None else ():
+                stack.enter_context(code.when(where[axis] < product.dims[axis][0]))
             acc = code.scratch("acc", vectors, kind)
             for v, initial in enumerate(self._initials(place)):
                 code.store(acc, v, initial + sums.vload([row * vectors + v]))
             if product.blocks(isa) > done:
-                self._accumulate(place, self._starts(place, where), acc, done)
-            self._epilogue(place, where, acc)
+                self._accumulate(place, self._starts(place, [where]), acc, done)
+            self._epilogue(place, [where], acc)
 
-    def _multiply(self, place: "Place", start: Any, sums: Any, part: tuple[int, int, int]) -> None:
-        """Sums of ``tall`` tiles of rows and ``wide`` vectors from ``left`` on, over all whole tiles of K."""
+    def _where(self, index: Any) -> list[Any]:
+        """Coordinates in ``dims`` of a place."""
+        assert self.grid is not None
+        return self.code.coordinates(index, (0, *self.grid.widths))
+
+    def _multiply(
+        self,
+        place: "Place",
+        start: Any,
+        sums: Any,
+        part: tuple[int, int, int],
+        ahead: tuple[Any, int] | None,
+    ) -> None:
+        """Sums of ``count`` rows and ``wide`` vectors from ``left`` on, over all whole tiles of K."""
         product, code, vectors = self.product, self.code, place.section.vectors
-        tall, left, wide = part
-        pitch = product.dims[0][1]
-        tiles = [(i, j) for i in range(tall) for j in range(wide)]
+        count, left, wide = part
+        pitch, turns = product.dims[-1][1], product.run // _BYTES
+        tiles = [(i, j) for i in range(-(-count // _ROWS)) for j in range(wide)]
         for i, j in tiles:
             instruction(code, "tilezero", _SUMS + 2 * i + j)
-        with code.taps(product.taps) as (offset, tap), code.loop(product.run // _BYTES) as turn:
-            for i in range(tall):
+        with code.taps(product.taps) as (offset, tap), code.loop(turns) as turn:
+            if ahead is not None:
+                self._prefetch_share(place, ahead, tap * turns + turn, turns * product.tap_count)
+            for i in range(-(-count // _ROWS)):
                 place_of_rows = start + i * _ROWS * pitch + offset + turn * _BYTES
                 rows = address(self.buffers["activations"], place_of_rows)
                 instruction(code, "tileloadd64", _ACTIVATIONS + i, rows, tirx.const(pitch, "int64"))
@@ -111,6 +199,15 @@ class TileCode(ProductCode):
             instruction(
                 code, "tilestored64", _SUMS + 2 * i + j, corner, tirx.const(vectors * _BYTES, "int64")
             )
+
+    def _prefetch_share(self, place: "Place", rows: tuple[Any, int], turn: Any, turns: int) -> None:
+        """Ask for the outputs of this turn's share of the rows: all at once they would wait for one another."""
+        first, count = rows
+        share = -(-count // turns)
+        for index in range(share):
+            row = turn * share + index
+            row = tirx.min(row, count - 1) if share * turns > count else row
+            self._prefetch_row(place, self._where(self.code.bind("m", first + row)))
 
     def _load_weights(self, base: Any, vectors: int, wide: int) -> None:
         """A tile of each vector; packed weights are unpacked to the stack first."""

@@ -67,11 +67,14 @@ def check_machine(manifest: dict[str, Any]) -> None:
         )
 
 
+def grants_tiles() -> bool:
+    """Ask Linux for the tile registers of AMX, for all threads of the process; whether it gives them."""
+    return not ctypes.CDLL(None).syscall(_ARCH_PRCTL, _ASK, _TILE_DATA)
+
+
 def ask_for_tiles(manifest: dict[str, Any]) -> None:
-    """Where code uses the tile registers of AMX, ask Linux for them, once for all threads of the process."""
-    if "amx_tile" in manifest["machine"]["features"] and ctypes.CDLL(None).syscall(
-        _ARCH_PRCTL, _ASK, _TILE_DATA
-    ):
+    """Where code uses tile registers, they are asked for before it runs."""
+    if "amx_tile" in manifest["machine"]["features"] and not grants_tiles():
         raise UserError(
             "this system gives no tile registers (AMX) to programs; compile for this machine with --isa host"
         )

@@ -206,6 +206,29 @@ def bottleneck():
     return Bottleneck().eval(), (torch.randn(50, 96),)
 
 
+class Widths(nn.Module):
+    """Convolutions deep enough for tile registers: with a border, with steps of two, of one place, in groups."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 64, 3, padding=1)
+        self.same, self.narrow = nn.Conv2d(64, 64, 3, padding=1), nn.Conv2d(64, 96, 3, stride=2, padding=1)
+        self.point, self.side = nn.Conv2d(96, 128, 1), nn.Conv2d(64, 128, 1, stride=2)
+        self.paired = nn.Conv2d(128, 128, 3, padding=1, groups=2)
+        self.apart = nn.Conv2d(128, 72, 3, padding=2, dilation=2)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        x = self.same(x).relu() + x
+        x = (self.point(self.narrow(x).relu()) + self.side(x)).relu()
+        return self.apart(self.paired(x).relu()).mean((2, 3))
+
+
+def widths():
+    torch.manual_seed(0)
+    return Widths().eval(), (torch.zeros(1, 3, 21, 19),)
+
+
 def decoder():
     torch.manual_seed(0)
     return Decoder().eval(), (torch.randint(0, 50, (2, 7)),)
