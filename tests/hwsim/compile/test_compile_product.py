@@ -15,7 +15,7 @@ HOST = host_isa()
 
 def runnable():
     """Machines whose code this host can execute."""
-    names = ["x86-generic", "x86-avx2", "x86-vnni512", "x86-vnni512-popcnt"]
+    names = ["x86-generic", "x86-avx2", "x86-vnni512", "x86-vnni512-popcnt", "x86-amx"]
     return [ISAS[n] for n in names[: names.index(HOST.name) + 1]] if HOST.name in names else [HOST]
 
 
