@@ -85,7 +85,11 @@ def _multiplications(kernel: Kernel, isa: Isa) -> frozenset[str]:
         kind = type(node).__name__
         if kind == "Bind" and _reads(node.value, tainted):
             tainted.add(node.var.name)
-        if kind == "BufferStore" and str(node.value.ty.dtype).startswith("int8") and _reads(node.value, tainted):
+        if (
+            kind == "BufferStore"
+            and str(node.value.ty.dtype).startswith("int8")
+            and _reads(node.value, tainted)
+        ):
             tainted.add(node.buffer.name)  # unpacked for tile registers
         multiplies = kind == "Mul" or (kind == "Call" and any(name in str(node.op) for name in _INSTRUCTIONS))
         if multiplies and _reads(node, tainted):

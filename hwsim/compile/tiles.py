@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _ROWS, _BYTES = 16, 64  # of a tile
 _FILLED = 0.4
+TILE_MACS = 4 * _ROWS * _ROWS * _BYTES
 _SUMS, _ACTIVATIONS, _WEIGHTS = 0, 4, 6  # first register of each kind
 
 
@@ -43,6 +44,25 @@ def instruction(code: Code, name: str, *arguments: Any) -> None:
 def address(buffer: Any, index: Any) -> Any:
     """Where an element lies."""
     return tirx.address_of(buffer.vload([index]))
+
+
+def configure(code: Code, height: int) -> None:
+    """Eight registers of 64 bytes a row (palette 1): sums and activations of some rows, weights of 16."""
+    heights = [height] * _WEIGHTS + [_ROWS] * (8 - _WEIGHTS)
+    words = [0] * 16
+    words[0], words[4:8] = 1, [_BYTES << 16 | _BYTES] * 4
+    words[12:14] = [int.from_bytes(bytes(part), "little") for part in (heights[:4], heights[4:])]
+    table = code.scratch("config", 16, "int32")
+    for index, word in enumerate(words):
+        code.store(table, index, tirx.const(word, "int32"))
+    instruction(code, "ldtilecfg", address(table, 0))
+
+
+def multiply_all(code: Code) -> None:
+    """All tile registers multiplied once: `TILE_MACS`."""
+    for i in range(2):
+        for j in range(2):
+            instruction(code, "tdpbusd", _SUMS + 2 * i + j, _ACTIVATIONS + i, _WEIGHTS + j)
 
 
 @dataclass(frozen=True)
@@ -114,7 +134,7 @@ class TileCode(ProductCode):
             super()._row_tiles(place, rows)
             return
         start = first if grid.inner == 1 else tirx.floordiv(first, grid.inner) * grid.pitch
-        self._configure(_ROWS)
+        configure(self.code, _ROWS)
         done = 0
         for height in (2 * _ROWS, _ROWS):
             full = (places - done) // height
@@ -123,21 +143,9 @@ class TileCode(ProductCode):
                     self._block(place, start + done + index * height, height)
             done += full * height
         if places > done:
-            self._configure(places - done)
+            configure(self.code, places - done)
             self._block(place, start + done, places - done)
         instruction(self.code, "tilerelease")
-
-    def _configure(self, height: int) -> None:
-        """Eight registers of 64 bytes a row (palette 1): sums and activations of some rows, weights of 16."""
-        code = self.code
-        heights = [height] * _WEIGHTS + [_ROWS] * (8 - _WEIGHTS)
-        words = [0] * 16
-        words[0], words[4:8] = 1, [_BYTES << 16 | _BYTES] * 4
-        words[12:14] = [int.from_bytes(bytes(part), "little") for part in (heights[:4], heights[4:])]
-        table = code.scratch("config", 16, "int32")
-        for index, word in enumerate(words):
-            code.store(table, index, tirx.const(word, "int32"))
-        instruction(code, "ldtilecfg", address(table, 0))
 
     def _block(self, place: "Place", first: Any, count: int) -> None:
         """Some places: sums of all whole tiles of K, then row by row the rest of K and the epilogue."""

@@ -103,12 +103,22 @@ def compile_network(model: str, directory: Path, device: Device, threads: int) -
 
 def measure_machine(device: Device, name: str, threads: int = 1) -> Measured:
     """Rates and bandwidths, and a descriptor whose other fields are first guesses."""
-    from hwsim.measure.machine import exposed_share, peak_rate, product_rate, read_bandwidth
+    from hwsim.measure.machine import (
+        exposed_share,
+        peak_rate,
+        product_rate,
+        read_bandwidth,
+        tile_peak_rate,
+    )
 
     samples: dict[str, tuple[float, Sample]] = {}
     isa = device.isa
     peak, sample = peak_rate(device)
     clock = _clock(peak, isa.lanes * isa.depth, clock_hz() if isinstance(device, Local) else 1e9)
+    depth, rows = isa.depth, 1
+    if isa.tiles:
+        peak, sample = tile_peak_rate(device)
+        depth, rows = 64, 16
     best, _ = product_rate(device, 8, 8)
     narrow = {bits: product_rate(device, bits, 8)[0] for bits in (4, 2)}
     rates = {"w8a8": peak / clock}
@@ -133,11 +143,12 @@ def measure_machine(device: Device, name: str, threads: int = 1) -> Measured:
     share, _ = exposed_share(device, MAIN_BYTES, memories[-1]["bandwidth"], best)
     memories[-1]["exposed"] = round(share, 3)
     packed = {"packed_weight_bits": [2, 4], "unpack_overhead": max(0.0, best / max(narrow.values()) - 1)}
-    linear = _engine("linear", ["linear"], rates, isa.lanes, isa.depth, best / peak) | packed
-    convolution = _engine("convolution", ["conv2d"], rates, isa.lanes, isa.depth, best / peak) | packed
-    attention = _engine("attention", ["matmul"], {"w8a8": rates["w8a8"]}, isa.lanes, isa.depth, best / peak)
-    lanes = {"w8a8": isa.lanes * 1.0}
-    depthwise = _engine("depthwise", ["depthwise"], lanes, isa.lanes, 1, 0.5)
+    tile = {"m": rows, "n": isa.lanes, "k": depth}
+    linear = _engine("linear", ["linear"], rates, tile, best / peak) | packed
+    convolution = _engine("convolution", ["conv2d"], rates, tile, best / peak) | packed
+    attention = _engine("attention", ["matmul"], {"w8a8": rates["w8a8"]}, tile, best / peak)
+    alone = {"m": 1, "n": isa.lanes, "k": 1}
+    depthwise = _engine("depthwise", ["depthwise"], {"w8a8": isa.lanes * 1.0}, alone, 0.5)
     vector = {
         "norm": 1,
         "softmax": 0.5,
@@ -166,11 +177,11 @@ def measure_machine(device: Device, name: str, threads: int = 1) -> Measured:
 
 
 def _engine(
-    name: str, serves: list[str], rates: dict[str, float], lanes: int, depth: int, efficiency: float
+    name: str, serves: list[str], rates: dict[str, float], tile: dict[str, int], efficiency: float
 ) -> dict[str, Any]:
     return {
         "name": name, "kind": "simd", "serves": serves, "macs_per_cycle": rates,
-        "tile": {"m": 1, "n": lanes, "k": depth}, "pads_window": True, "efficiency": min(1.0, efficiency),
+        "tile": tile, "pads_window": True, "efficiency": min(1.0, efficiency),
         "output_cycles": 0.3, "input_cycles": 0.3,
     }  # fmt: skip
 

@@ -1,6 +1,6 @@
 """What a machine's cores and memories do at best, by kernels that do nothing else.
 
-* peak: dot products on registers, nothing loaded in the loop;
+* peak: dot products on registers, nothing loaded in the loop; of tile registers as well where there are some;
 * rate of a width: one large product (384 × 512 · 512 × 512), whose panels lie in the caches;
 * bandwidth of a memory: a product of one row, whose weights fill that memory and are read once a call.
 """
@@ -16,6 +16,7 @@ from hwsim.compile.isa import Isa, dot
 from hwsim.compile.pack import Term, pack_terms
 from hwsim.compile.panels import sections_for
 from hwsim.compile.product import Product
+from hwsim.compile.tiles import TILE_MACS, configure, instruction, multiply_all
 from hwsim.measure.device import Device, Sample
 
 ROWS, COLUMNS, DEPTH = 384, 512, 512
@@ -66,6 +67,41 @@ class Peak:
         for i in range(ACCUMULATORS):
             code.store(out, i * isa.lanes, acc.vload([i]))
         return code.function()
+
+
+@dataclass(frozen=True)
+class TilePeak:
+    """The same on tile registers (AMX)."""
+
+    turns: int = TURNS // 4
+
+    def macs(self) -> int:
+        """Multiply-accumulates of one call."""
+        return self.turns * TILE_MACS
+
+    def arguments(self, isa: Isa) -> list[tuple[str, int, str]]:
+        """Name, elements and dtype of every parameter, in order."""
+        return [("out", isa.lanes, "int32")]
+
+    def build(self, name: str, isa: Isa) -> PrimFunc:
+        """The kernel for ``isa``."""
+        code = Code(name)
+        (out,) = (code.parameter(*argument) for argument in self.arguments(isa))
+        configure(code, 16)
+        for register in range(8):
+            instruction(code, "tilezero", register)
+        with code.loop(self.turns):
+            multiply_all(code)
+        instruction(code, "tilerelease")
+        code.store(out, 0, constant(0, "int32", isa.lanes))
+        return code.function()
+
+
+def tile_peak_rate(device: Device) -> tuple[float, Sample]:
+    """Multiply-accumulates a second on tile registers."""
+    kernel = TilePeak()
+    sample = device.kernel(kernel, [np.zeros(device.isa.lanes, np.int32)])
+    return kernel.macs() / sample.median, sample
 
 
 def peak_rate(device: Device, floating: bool = False) -> tuple[float, Sample]:
