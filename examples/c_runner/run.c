@@ -16,9 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <time.h>
-#include <unistd.h>
 
 typedef struct { int32_t device_type, device_id; } Device;
 typedef struct { uint8_t code, bits; uint16_t lanes; } DataType;
@@ -115,9 +113,6 @@ static void run_all(Step *plan, Step *end) {
 
 int main(int argc, char **argv) {
   if (argc < 4) die("usage: run ARTIFACT INPUT.bin OUTPUT.bin [repeats]", NULL);
-#if defined(__x86_64__) && defined(__linux__)
-  syscall(SYS_arch_prctl, 0x1023, 18); /* tile registers (AMX), for artifacts that use them; harmless elsewhere */
-#endif
   const char *directory = argv[1];
   int repeats = argc > 4 ? atoi(argv[4]) : 1;
   FILE *program = open_in(directory, "program.txt"), *params = open_in(directory, "params.safetensors");

@@ -26,6 +26,11 @@ from hwsim.errors import UserError
 
 ALIGNMENT = 64
 _SLACK = 64
+_ASK_FOR_TILES = """#include <sys/syscall.h>
+#include <unistd.h>
+__attribute__((constructor)) static void ask_for_tiles(void) { syscall(SYS_arch_prctl, 0x1023, 18); }
+"""
+"""Linux hands out the tile registers of AMX on request; whoever loads the library has made it, with or without us."""
 _SOURCES = (
     "builder.py",
     "isa.py",
@@ -144,10 +149,15 @@ def link(objects: list[Path], isa: Isa, output: Path) -> None:
     compiler = isa.compiler or "cc"
     if shutil.which(compiler) is None:
         raise UserError(f"linker {compiler!r} not found: install it (Debian: apt-get install {compiler})")
-    with tempfile.NamedTemporaryFile("w", suffix=".rsp") as listing:
-        listing.write("\n".join(str(path) for path in objects))
-        listing.flush()
-        command = [compiler, "-shared", "-Wl,--build-id=none", "-o", str(output), f"@{listing.name}", "-lm"]
+    with tempfile.TemporaryDirectory() as scratch:
+        sources = [str(path) for path in objects]
+        if isa.tiles:
+            sources.append(f"{scratch}/tiles.c")
+            Path(sources[-1]).write_text(_ASK_FOR_TILES, encoding="utf-8")
+        listing = Path(scratch) / "objects.rsp"
+        listing.write_text("\n".join(sources), encoding="utf-8")
+        flags = ["-shared", "-fPIC", "-Wl,--build-id=none"]
+        command = [compiler, *flags, "-o", str(output), f"@{listing}", "-lm"]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise UserError(f"{compiler}: linking {output} failed: {result.stderr.strip().splitlines()[-1]}")
