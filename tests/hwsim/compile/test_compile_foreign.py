@@ -24,15 +24,31 @@ RUNNER = Path(__file__).resolve().parents[3] / "examples" / "c_runner" / "run.c"
 FOREIGN = ["aarch64-dotprod", "aarch64-i8mm", "aarch64-generic", "riscv64-v"]
 
 
-def run_in_c(directory, isa, arrays, tmp_path):
-    """Raw output bytes of the artifact, run by the C example (under qemu where the machine is foreign)."""
-    tools = [isa.compiler or "cc", *isa.emulator[:1]]
-    missing = [tool for tool in tools if shutil.which(tool) is None]
+def written(program, isa, directory):
+    """The artifact, where this machine can link and run it."""
+    missing = [tool for tool in (isa.compiler or "cc", *isa.emulator[:1]) if shutil.which(tool) is None]
     if missing:
         pytest.skip(f"{missing[0]} is not installed")
+    write_artifact(program, isa, directory)
+    return directory
+
+
+def run_in_c(directory, isa, arrays, tmp_path):
+    """Raw output bytes of the artifact, run by the C example (under qemu where the machine is foreign)."""
     program = tmp_path / "run"
     subprocess.run(
-        [tools[0], "-O2", "-Wall", "-Werror", "-rdynamic", "-o", program, RUNNER, "-ldl", "-lpthread"],
+        [
+            isa.compiler or "cc",
+            "-O2",
+            "-Wall",
+            "-Werror",
+            "-rdynamic",
+            "-o",
+            program,
+            RUNNER,
+            "-ldl",
+            "-lpthread",
+        ],
         check=True,
     )
     (tmp_path / "in.bin").write_bytes(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays))
@@ -50,7 +66,7 @@ def test_cnn_in_c(tmp_path, name, scheme):
     isa = host_isa() if name == "host" else ISAS[name]
     model, inputs, _ = quantized("cnn", scheme)
     module = model.integer()
-    write_artifact(lower(module, isa), isa, tmp_path / "art")
+    written(lower(module, isa), isa, tmp_path / "art")
     raw = run_in_c(tmp_path / "art", isa, [inputs[0].numpy()], tmp_path)
     expected = module(*inputs)
     expected = (expected[0] if isinstance(expected, tuple | list) else expected).numpy()
@@ -64,7 +80,7 @@ def test_transformer_in_c(tmp_path, name):
     isa = ISAS[name]
     model, inputs, _ = quantized("transformer", "w8a8")
     module = model.integer()
-    write_artifact(lower(module, isa), isa, tmp_path / "art")
+    written(lower(module, isa), isa, tmp_path / "art")
     raw = run_in_c(tmp_path / "art", isa, [inputs[0].numpy()], tmp_path)
     expected = module(*inputs)
     expected = (expected[0] if isinstance(expected, tuple | list) else expected).numpy()

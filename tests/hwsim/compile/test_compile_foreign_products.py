@@ -13,10 +13,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from test_compile_foreign import FOREIGN, run_in_c
+from test_compile_foreign import FOREIGN, run_in_c, written
 from test_compile_networks import quantized
 
-from hwsim.compile.artifact import write_artifact
 from hwsim.compile.check import single_products, spread_inputs
 from hwsim.compile.isa import ISAS
 from hwsim.compile.lower import lower
@@ -65,7 +64,7 @@ def test_products_equal_int64(tmp_path, name):
     rows = [np.arange(50), np.sort(rng.permutation(50)[:25]), np.arange(16, 32)]
     terms = [rng.integers(-8, 8, (len(r), 56)).astype(np.int8) for r in rows]
     expected.append(add(program, isa, rng.integers(0, 256, (9, 56), dtype=np.uint8), terms, rows, 3))
-    write_artifact(program, isa, tmp_path / "art")
+    written(program, isa, tmp_path / "art")
     found = np.frombuffer(run_in_c(tmp_path / "art", isa, [], tmp_path), np.int32)
     assert np.array_equal(found, np.concatenate([e.ravel() for e in expected]))
 
@@ -78,7 +77,7 @@ def test_attention_of_i8mm_equals_torch(tmp_path):
     for name, single in single_products(model.integer()):
         if name.startswith("blocks.0") and any("int_matmul" in str(n.target) for n in single.graph.nodes):
             inputs = spread_inputs(single, generator)
-            write_artifact(lower(single, isa), isa, tmp_path / name)
+            written(lower(single, isa), isa, tmp_path / name)
             raw = run_in_c(tmp_path / name, isa, [x.numpy() for x in inputs], tmp_path)
             assert np.array_equal(np.frombuffer(raw, np.float32), single(*inputs)[0].numpy().ravel()), name
             count += 1
@@ -90,7 +89,7 @@ def test_i8mm_multiplies_by_its_matrix_instruction(tmp_path):
         pytest.skip("aarch64-linux-gnu-objdump is not installed")
     isa, program = ISAS["aarch64-i8mm"], Program()
     add(program, isa, np.ones((8, 64), np.uint8), [np.ones((16, 64), np.int8)], [np.arange(16)], 0)
-    write_artifact(program, isa, tmp_path)
+    written(program, isa, tmp_path)
     command = ["aarch64-linux-gnu-objdump", "-d", tmp_path / "module.so"]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert text.count("usmmla") >= 16  # 4 pairs of rows, 2 vectors of 4 columns, 2 columns each

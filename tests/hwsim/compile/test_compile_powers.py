@@ -15,11 +15,10 @@ from torch import fx, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from test_compile_foreign import run_in_c
+from test_compile_foreign import run_in_c, written
 from test_compile_networks import compiled
 from test_compile_product import HOST, runnable
 
-from hwsim.compile.artifact import write_artifact
 from hwsim.compile.build import call_kernel
 from hwsim.compile.check import run_program, unequal_products
 from hwsim.compile.isa import ISAS
@@ -145,7 +144,7 @@ def test_foreign_machines_are_bit_equal(tmp_path, name):
     rng = np.random.default_rng(5)
     codes, values = rng.integers(0, 17, (2, 7, 21)), rng.integers(0, 256, (2, 21, 9))
     inputs = inputs_for(module, shape, codes, values)
-    write_artifact(lower(module, isa), isa, tmp_path / "art")
+    written(lower(module, isa), isa, tmp_path / "art")
     if name == "c":
         options = ["-std=c11", "-O1", "-shared", "-fPIC", "-ffp-contract=off"]
         source, library = tmp_path / "art" / "kernels.c", tmp_path / "art" / "module.so"

@@ -12,12 +12,11 @@ pytest.importorskip("tvm")
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from test_compile_foreign import run_in_c
+from test_compile_foreign import run_in_c, written
 from test_compile_networks import quantized
 from test_compile_product import HOST, runnable
 from tvm_ffi import from_dlpack
 
-from hwsim.compile.artifact import write_artifact
 from hwsim.compile.build import aligned, host_kernel
 from hwsim.compile.check import unequal_products
 from hwsim.compile.isa import ISAS
@@ -159,7 +158,7 @@ def test_foreign_machines_are_bit_equal(tmp_path, name):
     inputs = [x.numpy() for x in spread_inputs(single, torch.Generator().manual_seed(0))]
     program = lower(single, isa)
     assert any(isinstance(k, Product) and k.serial for k in program.kernels())
-    write_artifact(program, isa, tmp_path / "art")
+    written(program, isa, tmp_path / "art")
     if name == "c":
         options = ["-std=c11", "-O1", "-shared", "-fPIC", "-ffp-contract=off"]
         source, library = tmp_path / "art" / "kernels.c", tmp_path / "art" / "module.so"
