@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hwsim import files
-from hwsim.errors import UserError
+from hwsim.errors import UserError, mistakes
 
 NAME = "config.yaml"
 SCHEMA_VERSION = 1
@@ -101,13 +101,17 @@ def _plain(value: object) -> object:
 
 @contextlib.contextmanager
 def kept(directory: Path, verb: str, values: Mapping[str, object]) -> Generator[None]:
-    """Write ``config.yaml`` when the run inside ends; not when the request itself was wrong."""
+    """Write ``config.yaml`` when the run inside ends; not when the request itself was wrong.
+
+    A plan that failed or was interrupted is mended there and goes on from there. Of the other verbs a directory holds
+    a result and its flags or neither: those of an unfinished run would stand beside an older result.
+    """
     try:
         yield
-    except UserError:
+    except mistakes():
         raise
     except BaseException as error:
-        if directory.is_dir() or isinstance(error, KeyboardInterrupt):
+        if verb == "plan" and (directory.is_dir() or isinstance(error, KeyboardInterrupt)):
             write(directory, verb, values)
         raise
     write(directory, verb, values)

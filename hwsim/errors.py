@@ -31,6 +31,17 @@ class ViolationError(HwsimError):
     exit_code = 4
 
 
+def mistakes() -> tuple[type[Exception], ...]:
+    """What every package raises for a mistake in what was asked.
+
+    For ``except mistakes()``, which is evaluated when something was raised: importing hwsim loads no other package.
+    """
+    from planner.errors import PlannerError
+    from quant.errors import QuantError
+
+    return UserError, PlannerError, QuantError
+
+
 def first_line(error: BaseException) -> str:
     """What an exception of another library says, short enough for one line."""
     text = str(error).strip()

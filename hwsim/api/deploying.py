@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hwsim import config
 from hwsim.api import given
+from hwsim.api.boundary import one_root
 
 if TYPE_CHECKING:
     from hwsim.api.given import ModelLike, PlanLike, TargetLike
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from hwsim.stages.run import Input, RunResult
 
 
+@one_root
 def quantize(
     plan: "PlanLike | None" = None,
     *,
@@ -62,6 +64,7 @@ def quantize(
         return run_quantize(request)
 
 
+@one_root
 def evaluate(
     subject: "QuantizeResult | ModelLike",
     *,
@@ -101,6 +104,7 @@ def evaluate(
         return run_evaluate(request, progress)
 
 
+@one_root
 def compile(
     plan: "PlanLike | None" = None,
     *,
@@ -153,6 +157,7 @@ def compile(
         return run_compile(request, progress)
 
 
+@one_root
 def run(
     artifact: "CompileResult | str | Path",
     *,
@@ -190,6 +195,7 @@ class BenchResult:
         return notebook.bench(self.bench)
 
 
+@one_root
 def bench(
     artifact: "CompileResult | str | Path",
     *,
@@ -243,6 +249,7 @@ class SimulateResult:
         return notebook.simulation(self.simulation)
 
 
+@one_root
 def simulate(
     plan: "PlanLike | None" = None,
     *,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwsim import config, files
 from hwsim.api import given
+from hwsim.api.boundary import one_root
 from hwsim.errors import ViolationError
 from hwsim.units import Dimension, Quantity, exact_text
 
@@ -29,6 +30,7 @@ _QUANTITIES: dict[str, Dimension] = {
 }
 
 
+@one_root
 def plan(
     *,
     target: "TargetLike",
@@ -115,6 +117,7 @@ class SolveResult:
         return notebook.solved(self.plans)
 
 
+@one_root
 def solve(
     tables: str | Path,
     *,
@@ -163,6 +166,7 @@ class DiffResult:
         return notebook.difference(self.difference)
 
 
+@one_root
 def diff(before: "PlanLike", after: "PlanLike") -> DiffResult:
     """Show what two plans decide differently and what that changes."""
     from hwsim.stages.solve import run_diff

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwsim.api import given
+from hwsim.api.boundary import one_root
 
 if TYPE_CHECKING:
     from hwsim.api.given import PlanLike
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from hwsim.target.schema import Target
 
 
+@one_root
 def report(*plans: "PlanLike", compare: bool = False, output: str | Path | None = None) -> "ReportResult":
     """Render the reports of plans again, or compare several: which device, which plan?
 
@@ -25,6 +27,7 @@ def report(*plans: "PlanLike", compare: bool = False, output: str | Path | None 
     return run_report(named, compare=compare, output=given.path(output))
 
 
+@one_root
 def load_target(name_or_path: str | Path) -> "Target":
     """A device descriptor: one that ships, or a YAML file; ``replace`` of the result asks what if."""
     from hwsim.target.load import load_target as load

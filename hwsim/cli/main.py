@@ -30,7 +30,7 @@ from hwsim.cli import (
 )
 from hwsim.cli import run as run_verb
 from hwsim.cli.common import equip, examples
-from hwsim.errors import HwsimError
+from hwsim.errors import HwsimError, mistakes
 
 app = typer.Typer(
     name="hwsim",
@@ -115,9 +115,6 @@ def _usage_message(error: Any) -> str:
 
 def run(arguments: list[str]) -> int:
     """Run the command line ``arguments`` and return the exit code."""
-    from planner.errors import PlannerError
-    from quant.errors import QuantError
-
     console.SETTINGS.reset()
     console.start_logging()
     try:
@@ -127,7 +124,7 @@ def run(arguments: list[str]) -> int:
         return result if isinstance(result, int) else 0
     except HwsimError as error:
         return _exit_code(error)
-    except (PlannerError, QuantError) as error:
+    except mistakes() as error:
         _exit_code(error)
         return 2
     except BrokenPipeError:

@@ -10,15 +10,13 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from hwsim.data.conversion import as_inputs
 from hwsim.data.dataset import DataRecord, Dataset, InputForm, Sample, check_sample, sha256_of_file, taken
 from hwsim.data.images import ImageForm
 from hwsim.data.text import token_dataset
 from hwsim.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def open_arrays(path: Path, form: InputForm, limit: int | None) -> Dataset:
@@ -27,17 +25,7 @@ def open_arrays(path: Path, form: InputForm, limit: int | None) -> Dataset:
     digest = sha256_of_file(path)
     if {"ids", "offsets"} <= arrays.keys():
         return token_dataset(_sequences(path, arrays), form, limit, (str(path), digest))
-    names = (
-        ["x"] if "x" in arrays else sorted(name for name in arrays if name[:1] == "x" and name[1:].isdigit())
-    )
-    columns = [_numbers(path, name, arrays[name]) for name in names]
-    if not names or len({len(column) for column in columns}) != 1:
-        found = ", ".join(f"{name} {array.shape}" for name, array in arrays.items()) or "nothing"
-        raise UserError(
-            f"{path}: needs arrays x (or x0, x1, ...) of equal length, or ids and offsets; holds {found}"
-        )
-    if not len(columns[0]):
-        raise UserError(f"{path}: {names[0]} holds no sample")
+    columns = _columns(path, arrays, len(form.examples))
     labels = _labels(path, arrays["y"], len(columns[0])) if "y" in arrays else None
     classes = None if labels is None or labels.size != len(labels) else labels.reshape(-1).tolist()
     indices = taken(len(columns[0]), limit, classes)
@@ -50,6 +38,30 @@ def open_arrays(path: Path, form: InputForm, limit: int | None) -> Dataset:
     return Dataset(record, lambda: _samples(str(path), columns, labels, shape, form, indices))
 
 
+def _columns(path: Path, arrays: dict[str, Any], takes: int) -> list[Any]:
+    """The arrays of the model's inputs, each with something in it for every sample."""
+    several = sorted((name for name in arrays if name[:1] == "x" and name[1:].isdecimal()), key=_place)
+    names = ["x"] if "x" in arrays else several
+    columns = [_numbers(path, name, arrays[name]) for name in names]
+    if not names or len({len(column) for column in columns}) != 1:
+        found = ", ".join(f"{name} {array.shape}" for name, array in arrays.items()) or "nothing"
+        raise UserError(
+            f"{path}: needs arrays x (or x0, x1, ...) of equal length, or ids and offsets; holds {found}"
+        )
+    if len(names) != takes:
+        wanted = "x" if takes == 1 else ", ".join(f"x{index}" for index in range(takes))
+        raise UserError(f"{path}: holds {', '.join(names)}, but the model takes {wanted}; write those arrays")
+    empty = next((name for name, column in zip(names, columns, strict=True) if not column.size), None)
+    if empty is not None:
+        raise UserError(f"{path}: {empty} of shape {arrays[empty].shape} holds no sample")
+    return columns
+
+
+def _place(name: str) -> int:
+    """The place of x0, x1, ..., x10 among the inputs."""
+    return int(name[1:])
+
+
 def _read(path: Path) -> dict[str, Any]:
     import numpy as np
 
@@ -57,16 +69,27 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not an .npz; write one with numpy.savez(path, x=..., y=...)")
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            arrays: dict[str, Any] = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: not a readable .npz of plain arrays ({error})") from error
+    odd = next((name for name, array in arrays.items() if not isinstance(array, np.ndarray)), None)
+    if odd is not None:  # numpy hands out the bytes of a member that is none of its own
+        raise UserError(
+            f"{path}: its member {odd} is no array; write one with numpy.savez(path, x=..., y=...)"
+        )
+    return arrays
 
 
 def _sequences(path: Path, arrays: dict[str, Any]) -> list[list[int]]:
     ids, borders = arrays["ids"], arrays["offsets"]
     if ids.ndim != 1 or borders.ndim != 1 or ids.dtype.kind not in "iu" or borders.dtype.kind not in "iu":
         raise UserError(f"{path}: ids and offsets must be rows of whole numbers")
-    return [ids[start:end].astype("int64").tolist() for start, end in itertools.pairwise(borders)]
+    ends: list[int] = borders.tolist()
+    if ends and (ends[0] < 0 or ends[-1] > len(ids) or any(a > b for a, b in itertools.pairwise(ends))):
+        raise UserError(
+            f"{path}: offsets must rise within 0 and {len(ids)}, the number of ids; make the file again"
+        )
+    return [ids[start:end].astype("int64").tolist() for start, end in itertools.pairwise(ends)]
 
 
 def _numbers(path: Path, name: str, array: Any) -> Any:
@@ -119,13 +142,9 @@ def _samples(
     from PIL import Image
 
     for index in indices:
-        inputs: tuple[Tensor, ...]
         if shape is not None:
             inputs = (shape.prepare(Image.fromarray(np.ascontiguousarray(columns[0][index]))),)
+            check_sample(inputs, form, where)
         else:
-            inputs = tuple(
-                torch.as_tensor(column[index]).to(example.dtype)
-                for column, example in zip(columns, form.examples, strict=False)
-            )
-        check_sample(inputs, form, where)
+            inputs = as_inputs([column[index] for column in columns], form, where)
         yield inputs, None if labels is None else torch.as_tensor(labels[index])

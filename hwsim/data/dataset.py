@@ -25,15 +25,26 @@ Sample = tuple["tuple[Tensor, ...]", "Tensor | None"]
 
 @dataclass(frozen=True)
 class InputForm:
-    """What the model takes: example inputs (with batch dimension) and the data config of `LoadedModel`."""
+    """What the model takes: example inputs (with batch dimension) and the data config of `LoadedModel`.
+
+    `tables` says for each input how many tokens the network knows, None where it takes no tokens.
+    """
 
     examples: "tuple[Tensor, ...]"
     data_config: dict[str, Any]
+    tables: tuple[int | None, ...] = ()
 
     @property
     def batch(self) -> int:
         """Samples per inference."""
         return int(self.examples[0].shape[0])
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Tokens that a language model knows: of its first input, and by its configuration."""
+        named = self.data_config.get("vocab_size")
+        known = [*self.tables[:1], None if named is None else int(named)]
+        return min((size for size in known if size is not None), default=None)
 
 
 @dataclass(frozen=True)
@@ -102,11 +113,33 @@ def sha256_of_parts(parts: Iterator[tuple[str, bytes]]) -> str:
     return total.hexdigest()
 
 
-def check_sample(inputs: "tuple[Tensor, ...]", form: InputForm, where: str) -> None:
-    """Raise unless a sample fits the model and holds numbers."""
+def check_shapes(inputs: "Sequence[Tensor]", form: InputForm, where: str) -> None:
+    """Raise unless the inputs of a sample are as large as the model's."""
     found = [tuple(tensor.shape) for tensor in inputs]
     wanted = [tuple(example.shape[1:]) for example in form.examples]
     if found != wanted:
         raise UserError(f"{where}: samples have the shapes {found}, but the model takes {wanted}")
+
+
+def check_sample(inputs: "tuple[Tensor, ...]", form: InputForm, where: str) -> None:
+    """Raise unless a sample fits the model and holds numbers."""
+    check_shapes(inputs, form, where)
     if not all(bool(tensor.isfinite().all()) for tensor in inputs):
         raise UserError(f"{where}: a sample holds NaN or infinity; leave it out or mend it")
+    for tensor, size in zip(inputs, form.tables, strict=False):
+        if size is not None and tensor.numel():
+            check_tokens(int(tensor.min()), int(tensor.max()), size, where)
+
+
+def check_tokens(lowest: int, largest: int, vocabulary: int | None, where: str) -> None:
+    """Raise unless tokens are numbers of what the network knows."""
+    if vocabulary is None:
+        if lowest < 0:
+            raise UserError(
+                f"{where}: token {lowest} is negative; tokens count from 0, so make the data again"
+            )
+    elif lowest < 0 or largest >= vocabulary:
+        raise UserError(
+            f"{where}: token {lowest if lowest < 0 else largest} is outside the model's {vocabulary}; pass the "
+            "model's own tokenizer, or data made with it"
+        )

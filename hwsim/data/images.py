@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff"}
 TABLE = "labels.csv"
 PREPARED_SLACK = 1.15
 
@@ -136,7 +136,10 @@ def _samples(path: Path, images: ImageList, shape: ImageForm) -> Iterator[Sample
     labels = images.labels or itertools.repeat(None)
     for name, label in zip(images.names, labels, strict=False):
         try:
-            pixels = shape.prepare(Image.open(io.BytesIO(images.read(name))))
+            image = Image.open(io.BytesIO(images.read(name)))  # of several frames the first
+            if image.mode == "F":
+                raise UserError(f"{path}: {name} holds fractions, no pixels; pass such data as an .npz")
+            pixels = shape.prepare(image)
         except UserError:
             raise
         except Exception as error:  # Pillow's readers raise whatever a broken file makes them stumble over

@@ -9,7 +9,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwsim.data.dataset import IGNORED, DataRecord, Dataset, InputForm, Sample, sha256_of_file
+from hwsim.data.dataset import (
+    IGNORED,
+    DataRecord,
+    Dataset,
+    InputForm,
+    Sample,
+    check_tokens,
+    sha256_of_file,
+)
 from hwsim.data.tokenizer import load_tokenizer
 from hwsim.errors import UserError
 
@@ -50,13 +58,7 @@ def token_dataset(
     usable = [sequence[:length] for sequence in sequences if len(sequence) > 1][:limit]
     if not usable:
         raise UserError(f"{source[0]}: no sequence of two tokens or more")
-    vocabulary = form.data_config.get("vocab_size")
-    lowest, largest = min(map(min, usable)), max(map(max, usable))
-    if lowest < 0 or (vocabulary is not None and largest >= int(vocabulary)):
-        odd, size = lowest if lowest < 0 else largest, vocabulary or "own"
-        raise UserError(
-            f"{source[0]}: token {odd} is outside the model's {size}; pass the model's own tokenizer"
-        )
+    check_tokens(min(map(min, usable)), max(map(max, usable)), form.vocabulary, source[0])
     how = f"sequences cut at {length} tokens, next-token labels"
     record = DataRecord(source[0], "text", len(usable), source[1], True, how)
     return Dataset(record, lambda: _samples(usable, form, length))

@@ -20,11 +20,11 @@ def load_tokenizer(path: Path) -> Encode:
     """A function from text to ids."""
     file = path / "tokenizer.json" if path.is_dir() else path
     try:
-        document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        document: Any = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"--tokenizer {file}: not a readable JSON file ({error})") from error
-    if {"pieces", "scores"} <= document.keys():
-        return piece_encoder(document["pieces"], document["scores"])
+    if isinstance(document, dict) and {"pieces", "scores"} <= document.keys():
+        return piece_encoder(*_checked(file, document["pieces"], document["scores"]))
     from tokenizers import Tokenizer
 
     try:
@@ -32,6 +32,22 @@ def load_tokenizer(path: Path) -> Encode:
     except Exception as error:
         raise UserError(f"--tokenizer {file}: not a tokenizer.json ({error})") from error
     return lambda text: tokenizer.encode(text).ids
+
+
+def _checked(file: Path, pieces: Any, scores: Any) -> tuple[list[str], list[float]]:
+    """Pieces and scores, if they are such and one belongs to each of the other."""
+    texts = isinstance(pieces, list) and all(isinstance(piece, str) for piece in pieces)
+    numbers = isinstance(scores, list) and all(isinstance(score, int | float) for score in scores)
+    if not texts or not numbers or len(pieces) != len(scores):
+        raise UserError(
+            f"--tokenizer {file}: pieces must be a list of texts, and scores one of as many numbers"
+        )
+    if len(pieces) < _BYTE_OFFSET + 256:
+        raise UserError(
+            f"--tokenizer {file}: holds {len(pieces)} pieces; give all of them, which begin with unknown, begin, end "
+            "and the 256 bytes"
+        )
+    return pieces, scores
 
 
 def piece_encoder(pieces: list[str], scores: list[float]) -> Encode:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from hwsim.errors import UserError
+from hwsim.runtime.library import open_library
 from hwsim.runtime.runner import ALIGNMENT, Runner, allocate, read_params
 from hwsim.runtime.verify import ask_for_tiles, check_hash, check_machine, read_manifest, sha256
 
@@ -63,7 +64,7 @@ class Model(Runner):
         super().__init__(manifest, program)
         if "libtvm_runtime.so" in manifest["files"]:
             _load_thread_pool(directory / "libtvm_runtime.so", manifest["threads"])
-        self._module = tvm_ffi.load_module(str(directory / "module.so"))
+        self._module = open_library(directory / "module.so", manifest["files"]["module.so"])
         self._arena = allocate(program["arena_bytes"])
         self._params, digest = read_params(directory / "params.safetensors")
         self.weight_bytes, self.arena_bytes = self._params.nbytes, self._arena.nbytes

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
 DEFAULT_SAMPLES = 64
 
 
+def input_form(model: "LoadedModel") -> InputForm:
+    """What data for a loaded model has to look like."""
+    from hwsim.model.vocabulary import vocabularies
+
+    return InputForm(model.example_inputs, model.data_config, vocabularies(model.module))
+
+
 def calibration_data(
     spec: str, model: "LoadedModel", *, samples: int = DEFAULT_SAMPLES, tokenizer: Path | None = None
 ) -> "tuple[list[tuple[Tensor, ...]], DataRecord]":
@@ -24,7 +31,7 @@ def calibration_data(
     """
     import torch
 
-    form = InputForm(model.example_inputs, model.data_config)
+    form = input_form(model)
     dataset = open_data(spec, form, limit=max(samples, form.batch), tokenizer=tokenizer)
     found = list(dataset.samples())
     order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0)).tolist()

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hwsim.data.dataset import IGNORED, DataRecord, Dataset, InputForm, sha256_of_file
+from hwsim.data.dataset import IGNORED, DataRecord, Dataset, sha256_of_file
 from hwsim.data.open import open_data
 from hwsim.errors import UserError
 from hwsim.files import existing_data
+from hwsim.stages.calibration import input_form
 from hwsim.stages.quantize import SOURCE, SourceRecord
 
 if TYPE_CHECKING:
@@ -128,8 +129,7 @@ def _load(
 
 
 def _open(request: EvaluateRequest, model: "LoadedModel") -> Dataset:
-    form = InputForm(model.example_inputs, model.data_config)
-    return open_data(request.data, form, limit=request.limit, tokenizer=request.tokenizer)
+    return open_data(request.data, input_form(model), limit=request.limit, tokenizer=request.tokenizer)
 
 
 def _measure(

@@ -16,6 +16,7 @@ from hwsim.cli.main import run as run_command
 from tests.small_models import conv_net, transformer
 
 ROOT = Path(__file__).resolve().parents[3]
+NETWORK = f"{ROOT}/tests/small_models.py:conv_net"
 VERBS = ("plan", "report", "quantize", "evaluate", "compile", "run", "bench", "simulate", "solve")
 # Flags about printing, and what an object in memory replaces.
 ONLY_COMMAND_LINE = {"json", "full", "dry_run", "help", "config", "quiet", "log_level", "debug"}
@@ -192,6 +193,8 @@ def test_solve_from_the_tables_of_a_plan(planned, tmp_path):
             "--max-latency",
         ),
         (lambda out: hwsim.quantize(out), "plan.json"),
+        (lambda out: hwsim.quantize(scheme="w99a8", model=NETWORK, output_dir=out), "weight bits 99"),
+        (lambda out: hwsim.quantize(scheme="w4a8", model=NETWORK, recipe="MSE", output_dir=out), "MSE"),
         (lambda out: hwsim.report(out), "report.json"),
         (lambda out: hwsim.run(out, input="x.png"), "manifest.json"),
     ],
@@ -200,6 +203,18 @@ def test_mistakes_are_user_errors_and_leave_nothing(call, says, tmp_path):
     with pytest.raises(hwsim.UserError, match=says):
         call(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_of_the_planner_have_the_same_root():
+    from hwsim.api.boundary import one_root
+    from planner.errors import PlannerError
+
+    @one_root
+    def verb():
+        raise PlannerError("a table that makes no sense")
+
+    with pytest.raises(hwsim.UserError, match="a table that makes no sense"):
+        verb()
 
 
 def test_strict_and_infeasible_are_errors_of_their_own(tmp_path):

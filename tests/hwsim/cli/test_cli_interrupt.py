@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from hwsim.cli.main import run
+
 ROOT = Path(__file__).resolve().parents[3]
 MODEL = f"{ROOT}/tests/small_models.py:transformer"
 # A hook of the test, not of hwsim: stop for a moment where the signal is to arrive.
@@ -64,6 +66,18 @@ def test_interrupted_run_goes_on(place, tmp_path):
         stage["name"]: stage["seconds"] for stage in json.loads((out / "report.json").read_text())["stages"]
     }
     assert (out / "plan.json").is_file() and "solving" in stages
+
+
+def test_an_interrupted_quantization_leaves_nothing(tmp_path):
+    """Also where an older result lies, whose flags must stay its own."""
+    (tmp_path / "feed.py").write_text("def samples(): raise KeyboardInterrupt\n")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.yaml").write_text("verb: quantize\n")
+    for name in ("new", "old"):
+        arguments = ["quantize", "--scheme", "w8a8", "-m", MODEL, "-o", str(tmp_path / name)]
+        assert run([*arguments, "--calibration-data", f"{tmp_path}/feed.py:samples"]) == 130
+    assert not (tmp_path / "new").exists()
+    assert (tmp_path / "old" / "config.yaml").read_text() == "verb: quantize\n"
 
 
 def test_interrupted_search_keeps_the_best_plan(tmp_path):

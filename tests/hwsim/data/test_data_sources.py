@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -322,6 +323,11 @@ VALUES = np.zeros((2, 3, 8, 8), np.float32)
         ({"x": VALUES, "y": np.array([0.5, 1])}, "fractions"),
         ({"x": VALUES, "y": np.array([1])}, "1 labels for 2 samples"),
         ({"ids": np.array([1.5, 2]), "offsets": np.array([0, 2])}, "whole numbers"),
+        ({"ids": np.arange(4), "offsets": np.array([0, 3, 1, 4])}, "offsets must rise within 0 and 4"),
+        ({"ids": np.arange(4), "offsets": np.array([0, 9])}, "offsets must rise within 0 and 4"),
+        ({"ids": np.arange(4), "offsets": np.array([-2, 4])}, "offsets must rise within 0 and 4"),
+        ({"x": np.zeros((2, 0, 0, 3), np.uint8)}, r"x of shape \(2, 0, 0, 3\) holds no sample"),
+        ({"x0": VALUES, "x1": VALUES}, "holds x0, x1, but the model takes x; write"),
     ],
 )
 def test_arrays_that_are_no_data_are_named(tmp_path, arrays, message):
@@ -335,6 +341,81 @@ def test_an_npz_that_is_none_is_no_matter_of_pickles(tmp_path):
     (tmp_path / "x.npz").write_bytes(b"PK nothing")
     with pytest.raises(UserError, match=r"not an \.npz"):
         open_data(str(tmp_path / "x.npz"), IMAGES)
+
+
+def test_a_member_that_is_no_array_is_named(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("x.npy", b"nothing of numpy's")
+    with pytest.raises(UserError, match="its member x is no array"):
+        open_data(str(tmp_path / "x.npz"), IMAGES)
+
+
+def test_the_tenth_input_stands_behind_the_second(tmp_path: Path) -> None:
+    form = InputForm(tuple(torch.zeros(1, 1) for _ in range(11)), {})
+    np.savez(
+        tmp_path / "x.npz", allow_pickle=False, **{f"x{i}": np.full((1, 1), i, np.float32) for i in range(11)}
+    )
+    ((inputs, _),) = open_data(str(tmp_path / "x.npz"), form).samples()
+    assert [float(tensor) for tensor in inputs] == list(range(11))
+
+
+@pytest.mark.parametrize("value", [1.5, 300.0])
+def test_numbers_that_the_models_type_does_not_hold_are_refused(tmp_path: Path, value: float) -> None:
+    form = InputForm((torch.zeros(1, 2, dtype=torch.uint8),), {})
+    np.savez(tmp_path / "fits.npz", x=np.full((1, 2), 200.0))
+    assert next(open_data(str(tmp_path / "fits.npz"), form).samples())[0][0].tolist() == [200, 200]
+    np.savez(tmp_path / "x.npz", x=np.full((1, 2), value))
+    with pytest.raises(UserError, match="no uint8, which the model takes; give whole numbers"):
+        list(open_data(str(tmp_path / "x.npz"), form).samples())
+
+
+def test_the_first_frame_of_files_with_several(tmp_path: Path) -> None:
+    frames = [Image.fromarray(pixels(seed)) for seed in range(2)]
+    frames[0].save(tmp_path / "0.tiff", save_all=True, append_images=frames[1:])
+    frames[0].convert("L").save(tmp_path / "1.gif", save_all=True, append_images=frames[1:])
+    (colours, _), (grey, _) = open_data(str(tmp_path), IMAGES).samples()
+    assert np.allclose(colours[0].numpy(), (pixels(0).transpose(2, 0, 1) / 255 - 0.5) / 0.25, atol=1e-6)
+    assert np.allclose(grey[0][0].numpy(), (np.asarray(frames[0].convert("L")) / 255 - 0.5) / 0.25, atol=1e-6)
+
+
+def test_images_of_fractions_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(tmp_path / "0.tiff")
+    with pytest.raises(UserError, match=r"0\.tiff holds fractions, no pixels"):
+        list(open_data(str(tmp_path), IMAGES).samples())
+
+
+def test_tokens_outside_the_table_that_an_input_feeds_are_refused(tmp_path: Path) -> None:
+    form = InputForm(TOKENS.examples, {}, (50,))
+    np.savez(tmp_path / "ids.npz", ids=np.arange(60), offsets=np.array([0, 60]))
+    np.savez(tmp_path / "x.npz", x=np.full((1, 6), 50))
+    np.savez(tmp_path / "below.npz", x=np.full((1, 6), -1))
+    list(open_data(str(tmp_path / "ids.npz"), form).samples())  # cut before the fiftieth
+    for name, token in (("x.npz", 50), ("below.npz", -1)):
+        with pytest.raises(UserError, match=f"token {token} is outside the model's 50; pass"):
+            list(open_data(str(tmp_path / name), form).samples())
+
+
+def test_negative_tokens_need_no_vocabulary_to_be_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "t.npz", ids=np.array([1, -2]), offsets=np.array([0, 2]))
+    with pytest.raises(UserError, match="token -2 is negative; tokens count from 0"):
+        open_data(str(tmp_path / "t.npz"), InputForm(TOKENS.examples, {}))
+
+
+@pytest.mark.parametrize(
+    "document, message",
+    [
+        ([1], "not a tokenizer.json"),
+        ({"pieces": 3, "scores": 4}, "pieces must be a list of texts"),
+        ({"pieces": ["a", 1], "scores": [0, 0]}, "pieces must be a list of texts"),
+        ({"pieces": ["a"], "scores": []}, "scores one of as many numbers"),
+        ({"pieces": ["a"], "scores": ["b"]}, "scores one of as many numbers"),
+        ({"pieces": ["a"], "scores": [0]}, "holds 1 pieces; give all of them"),
+    ],
+)
+def test_what_is_no_tokenizer_is_named(tmp_path: Path, document: object, message: str) -> None:
+    (tmp_path / "t.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match=f"--tokenizer .*{message}"):
+        load_tokenizer(tmp_path / "t.json")
 
 
 def test_negative_tokens_are_refused(tmp_path):
