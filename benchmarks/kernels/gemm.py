@@ -8,7 +8,6 @@ write rescaled float32; `_int_mm` and MatMulInteger write bare int32.
 
 import argparse
 import math
-import platform
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +82,8 @@ def main():
     head = ["M x N x K", "hwsim GMAC/s", "of peak", "best peer GMAC/s", "ratio", "torch fp32"]
     text = "# Integer products against peers\n\nCommand: "
     text += f"`python benchmarks/kernels/gemm.py --rounds {options.rounds}`. "
-    text += f"{platform.machine()}, one thread, medians of CPU time over interleaved rounds.\n\n"
+    text += f"{host_isa().name}, one thread, medians of CPU time over interleaved rounds.\n\n"
+    text += "torch qlinear writes codes of 8 bits, a quarter of what the others write.\n\n"
     text += table(head, lines)
     text += f"\nGeometric mean of the ratios {mean:.2f}, smallest {min(ratios):.2f}.\n"
     print(text)

@@ -1,39 +1,22 @@
-"""The machine's integer peak: independent dot products on registers, nothing loaded in the loop."""
+"""The machine's integer peak: independent products on registers, nothing loaded in the loop."""
 
 import time
+from functools import partial
 
 import numpy as np
+from tvm_ffi import from_dlpack
 
-from hwsim.compile.build import aligned
-from hwsim.compile.builder import Code, compile_functions, vector
-from hwsim.compile.isa import dot, host_isa
+from hwsim.compile.build import aligned, host_kernel
+from hwsim.compile.isa import host_isa
+from hwsim.measure.machine import Peak, TilePeak
 
 
-def peak_call(turns=20000):
-    """A callable that runs ``turns * 24`` dot products, and its multiply-accumulates."""
-    from tvm import tirx
-    from tvm_ffi import from_dlpack
-
-    isa, code = host_isa(), Code("peak")
-    a = code.parameter("a", 64, "int32")
-    w = code.parameter("w", 64, "int8")
-    out = code.parameter("out", 24 * isa.lanes, "int32")
-    kind = vector("int32", isa.lanes)
-    acc = code.scratch("acc", 24, kind)
-    for i in range(24):
-        code.store(acc, i, out.vload([i * isa.lanes], kind))
-    x = code.bind("x", a.vload([0]))
-    weights = code.bind("b", w.vload([0], vector("int8", isa.lanes * isa.depth)))
-    with code.loop(turns):
-        for i in range(24):
-            code.store(acc, i, dot(isa, acc.vload([i]), x, weights))
-    for i in range(24):
-        code.store(out, i * isa.lanes, acc.vload([i]))
-    del tirx
-    function = compile_functions({"peak": code.function()}, isa.target_dict()).jit()["peak"]
-    arrays = [np.ones(64, np.int32), np.ones(64, np.int8), np.zeros(24 * isa.lanes, np.int32)]
-    tensors = [from_dlpack(aligned(x)) for x in arrays]
-    return (lambda: function(*tensors)), turns * 24 * isa.lanes * isa.depth
+def peak_call():
+    """A callable that multiplies on registers, and its multiply-accumulates."""
+    isa = host_isa()
+    kernel = TilePeak() if isa.tiles else Peak()
+    arrays = [np.ones(size, dtype) for _, size, dtype in kernel.arguments(isa)]
+    return partial(host_kernel(kernel, isa), *[from_dlpack(aligned(x)) for x in arrays]), kernel.macs(isa)
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ def main():
         print(*rows[-1], sep="  ", flush=True)
     text = "# Whole-model latency, batch 1, milliseconds\n\nCommand: `python benchmarks/models/latency.py "
     text += f"{' '.join(options.models)} --scheme {options.scheme} --threads {options.threads} "
-    text += f"--rounds {options.rounds}`. "
+    text += f"--rounds {options.rounds}`. Kernels: {host_isa().name}. "
     text += "In brackets: how many times hwsim is faster.\n\n"
     text += table(["model", f"hwsim {options.scheme}", *peers, "artifact"], rows)
     print(text)

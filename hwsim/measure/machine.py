@@ -75,7 +75,7 @@ class TilePeak:
 
     turns: int = TURNS // 4
 
-    def macs(self) -> int:
+    def macs(self, _isa: Isa) -> int:
         """Multiply-accumulates of one call."""
         return self.turns * TILE_MACS
 
@@ -101,7 +101,7 @@ def tile_peak_rate(device: Device) -> tuple[float, Sample]:
     """Multiply-accumulates a second on tile registers."""
     kernel = TilePeak()
     sample = device.kernel(kernel, [np.zeros(device.isa.lanes, np.int32)])
-    return kernel.macs() / sample.median, sample
+    return kernel.macs(device.isa) / sample.median, sample
 
 
 def peak_rate(device: Device, floating: bool = False) -> tuple[float, Sample]:
