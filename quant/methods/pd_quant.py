@@ -30,6 +30,7 @@ from quant.methods.pd_polish import PolishData, polish
 from quant.methods.pd_training import UnitData, UnitTraining, hard_placement, start_training, train_unit
 from quant.methods.prediction_loss import prediction_difference
 from quant.methods.retained_heap import retained_heap
+from quant.methods.sample_axis import sample_leading
 
 UnitProgress = Callable[[str, int, int, int, int], None]
 """(unit, units done, units, iteration, iterations); the polish counts as one more unit"""
@@ -83,7 +84,12 @@ class _Run:
         self.count = len(self.inputs[0])
         held = round(options.holdout * len(batches))
         self.held = (max(held, 1) if options.holdout > 0 and len(batches) > 1 else 0) * self.size
-        self.plan: UnitPlan = cut_into_units(self.runner)
+        leading = sample_leading(self.runner, batches[0])
+        self.plan: UnitPlan = cut_into_units(self.runner, leading)
+        if not {self.runner.output, self.plan.units[-1].exit} <= leading:
+            raise QuantError(
+                "pd: the samples do not lie along the first axis of the model's output; return it as (samples, ...)"
+            )
         polishes = options.polish > 0 and math.isfinite(options.lambda_r)
         self.stages = len(self.plan.units) + polishes
         self.checkpoint, self.progress = checkpoint, progress

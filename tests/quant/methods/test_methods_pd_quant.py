@@ -36,6 +36,7 @@ from quant.methods.prediction_loss import (
     rounding_regulariser,
     rounding_temperature,
 )
+from quant.methods.sample_axis import sample_leading
 from quant.model_pass import attribute, find_products
 from quant.scheme import Scheme
 from tests.quant.methods.toy_networks import batches, eager, loaded
@@ -256,6 +257,40 @@ def test_correction_moves_towards_the_memory_and_is_tied_by_lambda():
         refuse_layer_norm(GraphRunner(loaded("pre_norm")))
     with pytest.raises(QuantError, match="LayerNorm"):
         pd_quant(calibrated("pre_norm", "w8a8", 1), batches("pre_norm", 1), FAST, memory=memory())
+
+
+@pytest.mark.parametrize("size", [1, 7, 8])
+@pytest.mark.parametrize("name", ["tokens_first", "in_one_row"])
+def test_cuts_go_where_samples_lead(name, size):
+    """The seven tokens in front are no samples, not even in a batch of seven."""
+    model, data = loaded(name, size), batches(name, 3, size)
+    runner = GraphRunner(model)
+    leading = sample_leading(runner, data[0])
+    units = cut_into_units(runner, leading).units
+    assert len(units) == {"tokens_first": 2, "in_one_row": 3}[name]
+    assert {unit.exit for unit in units} | {units[0].entry} <= leading
+    inside = [product.name for unit in units for product in unit.products]
+    assert sorted(inside) == sorted(product.name for product in find_products(model))
+    plan = {product.name: Scheme.parse("w3a6") for product in find_products(model)}
+    start = calibrate(model, plan, data, CalibrationOptions("mse", "mse"))
+    seen: set[str] = set()
+    options = replace(FAST, iterations=20, holdout=0.0)
+    ours = pd_quant(start, data, options, progress=lambda unit, *_: seen.add(unit))
+    assert seen == {*(unit.name for unit in units), "polish"}
+    changed = [
+        not torch.equal(a.weight, b.weight)
+        for a, b in zip(ours.placement.layers.values(), start.placement.layers.values(), strict=True)
+        if a.weight is not None
+    ]
+    assert any(changed)
+
+
+@pytest.mark.parametrize("name", ["residual", "pre_norm", "post_norm", "gated"])
+def test_cuts_of_ordinary_networks_need_no_samples(name):
+    runner = GraphRunner(loaded(name))
+    leading = sample_leading(runner, batches(name, 1)[0])
+    plans = [cut_into_units(runner, known).units for known in (None, leading)]
+    assert [unit.nodes for unit in plans[0]] == [unit.nodes for unit in plans[1]]
 
 
 @pytest.mark.parametrize("name", ["residual", "pre_norm"])
