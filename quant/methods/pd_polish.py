@@ -63,6 +63,8 @@ def polish(
     """The polished placement and the held-out prediction difference before and after."""
     generator = torch.Generator().manual_seed(options.seed)
     variables = _variables(runner, placement)
+    if not variables.all():  # a network in float
+        return placement, 0.0, 0.0
     optimizer = torch.optim.Adam(variables.all(), lr=options.polish_rate)
     before = _judge(runner, placement, data)
     best, kept = before, placement

@@ -20,6 +20,7 @@ from torch import Tensor, fx
 from quant.activation import ActQuantizer
 from quant.errors import QuantError
 from quant.methods.activation_cache import ActivationCache
+from quant.methods.adaround import learned_term, with_codes
 from quant.methods.calibrate import Calibrated
 from quant.methods.checkpoint import read_checkpoint, write_checkpoint
 from quant.methods.distribution_correction import BatchNormMemory, correct_inputs, refuse_layer_norm
@@ -192,7 +193,7 @@ class _Run:
         saved: tuple[dict[str, Any], dict[str, Tensor]] | None,
     ) -> None:
         training = start_training(self.runner, unit, self.placement, set(self.trained), self.options)
-        if not training.rounding:
+        if not training.has_variables:
             return
         fit = self.count - self.held
         corrected = streams.exact[:fit]
@@ -260,7 +261,7 @@ class _Run:
             for product in unit.products:
                 layer = self.placement.layers.get(product.name)
                 if layer is not None and layer.terms:
-                    tensors[f"codes.{product.name}"] = layer.terms[-1].codes
+                    tensors[f"codes.{product.name}"] = layer.terms[learned_term(layer.terms)].codes
                 if layer is not None and layer.bias is not None:
                     tensors[f"bias.{product.name}"] = layer.bias
                 for key in layer.inputs if layer is not None else ():
@@ -283,8 +284,8 @@ class _Run:
             if layer is None:
                 continue
             if layer.terms:
-                last = replace(layer.terms[-1], codes=tensors[f"codes.{product.name}"])
-                terms = (*layer.terms[:-1], last)
+                codes = tensors[f"codes.{product.name}"]
+                terms = with_codes(layer.terms, learned_term(layer.terms), codes)
                 shape = tuple(layer.weight.shape) if layer.weight is not None else ()
                 bias = tensors.get(f"bias.{product.name}")
                 layer = replace(layer, terms=terms, weight=value_of_terms(terms, shape), bias=bias)
