@@ -300,14 +300,14 @@ def test_correction_moves_towards_the_memory_and_is_tied_by_lambda():
 
 
 @pytest.mark.parametrize("size", [1, 7, 8])
-@pytest.mark.parametrize("name", ["tokens_first", "in_one_row"])
+@pytest.mark.parametrize("name", ["tokens_first", "in_one_row", "queries"])
 def test_cuts_go_where_samples_lead(name, size):
     """The seven tokens in front are no samples, not even in a batch of seven."""
     model, data = loaded(name, size), batches(name, 3, size)
     runner = GraphRunner(model)
     leading = sample_leading(runner, data[0])
     units = cut_into_units(runner, leading).units
-    assert len(units) == {"tokens_first": 2, "in_one_row": 3}[name]
+    assert len(units) == {"tokens_first": 2, "in_one_row": 3, "queries": 2}[name]
     assert {unit.exit for unit in units} | {units[0].entry} <= leading
     inside = [product.name for unit in units for product in unit.products]
     assert sorted(inside) == sorted(product.name for product in find_products(model))

@@ -122,6 +122,19 @@ class InOneRow(nn.Module):
         return self.head(x.mean(1))
 
 
+class Queries(nn.Module):
+    """Learned queries, the first product of the graph, look at the tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(5, 16))
+        self.ask, self.key, self.value, self.head = (nn.Linear(n, 16) for n in (16, 6, 6, 16))
+
+    def forward(self, x):
+        weights = torch.softmax(self.ask(self.queries) @ self.key(x).transpose(1, 2) / 4, -1)
+        return self.head(weights @ self.value(x)).mean(1)
+
+
 def _seeded(kind):
     torch.manual_seed(0)
     model = kind()
@@ -142,7 +155,7 @@ def _seeded(kind):
 
 
 KINDS = {"pre_norm": PreNorm, "paired": Paired, "post_norm": PostNorm, "gated": Gated, "residual": Residual}
-KINDS |= {"tokens_first": TokensFirst, "in_one_row": InOneRow}
+KINDS |= {"tokens_first": TokensFirst, "in_one_row": InOneRow, "queries": Queries}
 
 
 def pre_norm():
@@ -167,6 +180,10 @@ def tokens_first():
 
 def in_one_row():
     return _seeded(InOneRow), (torch.zeros(1, 7, 6),)
+
+
+def queries():
+    return _seeded(Queries), (torch.zeros(1, 7, 6),)
 
 
 def residual():
