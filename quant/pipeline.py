@@ -28,6 +28,7 @@ from quant.methods.held_out import divergences, float_logits, standard_error
 from quant.methods.interpret import GraphRunner, integer_model
 from quant.methods.layer_norm_reparam import TargetScale
 from quant.methods.output_gain import Gain
+from quant.methods.pd_options import PdOptions, preset_options
 from quant.methods.retained_heap import retained_heap
 from quant.model_pass import attribute
 from quant.qmodel import QuantizedModel
@@ -45,12 +46,14 @@ LOG_BASES = {"sqrt2": 2, "2": 1}
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the referee saw of one item."""
+    """What the referee saw of one item; of one that was not tried, before and after are the same."""
 
     item: str
     before: float
     after: float
     kept: bool
+    reason: str = ""
+    """Why it was not tried."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,11 +106,8 @@ def calibration_options(recipe: Recipe) -> CalibrationOptions:
             raise QuantError(f"recipe logsoftmax.base: {base!r}; choose from {', '.join(LOG_BASES)}")
         zero = cast(ZeroMode, recipe.setting("logsoftmax", "zero"))
         options = replace(options, log_softmax=zero, log_steps=LOG_BASES[base])
-    operators = [step for step in recipe.steps if step in (*FIRST_ORDERS, "gptq")]
-    if len(operators) > 1:
-        raise QuantError(f"recipe: {' and '.join(operators)} both make the first order; keep one")
-    if operators and operators[0] in FIRST_ORDERS:
-        options = replace(options, first_order=operators[0])
+    operator = next((step for step in recipe.steps if step in FIRST_ORDERS), None)
+    options = replace(options, first_order=operator)
     if "gptq" in steps:
         settings = GptqOptions(
             damp=float(recipe.setting("gptq", "damp")),
@@ -115,8 +115,6 @@ def calibration_options(recipe: Recipe) -> CalibrationOptions:
             act_order=bool(recipe.setting("gptq", "act_order")),
         )
         options = replace(options, gptq=settings, asymmetric="asymmetric" in steps)
-    elif "asymmetric" in steps:
-        raise QuantError("recipe: asymmetric is a target for gptq; add gptq")
     if "bc" in steps:
         path, gain = bias_kinds(recipe)[0]
         options = replace(
@@ -233,6 +231,17 @@ def architecture_of(runner: GraphRunner) -> str:
     return "regnet" if grouped else "resnet"
 
 
+def _pd_options(recipe: Recipe, architecture: str) -> PdOptions:
+    """The settings of PD-Quant; an architecture that the recipe names goes before the one given."""
+    named = str(recipe.setting("pd", "architecture"))
+    preset = str(recipe.setting("pd", "preset"))
+    options = preset_options(preset, architecture if named == "auto" else named)
+    iterations = int(recipe.setting("pd", "iterations"))
+    if iterations < 0:
+        return options
+    return replace(options, iterations=iterations, polish=iterations if options.polish else 0)
+
+
 def _polished(
     calibrated: Calibrated,
     batches: Sequence[Batch],
@@ -242,16 +251,12 @@ def _polished(
 ) -> Calibrated:
     """What PD-Quant makes of a calibrated network; its activation scales are learned and stay as they are."""
     from quant.methods.distribution_correction import BatchNormMemory
-    from quant.methods.pd_options import preset_options
     from quant.methods.pd_quant import pd_quant  # the heaviest step, loaded when asked for
 
     architecture = str(recipe.setting("pd", "architecture"))
     if architecture == "auto":
         architecture = architecture_of(GraphRunner(calibrated.module))
-    options = preset_options(str(recipe.setting("pd", "preset")), architecture)
-    iterations = int(recipe.setting("pd", "iterations"))
-    if iterations >= 0:
-        options = replace(options, iterations=iterations, polish=iterations if options.polish else 0)
+    options = _pd_options(recipe, architecture)
     corrects = architecture != "transformer" and options.lambda_r != float("inf")
     memory = {
         name: BatchNormMemory.of_output(mean, deviation)
@@ -272,6 +277,13 @@ def _polished(
     return replace(made, folded=frozenset(made.placement.activations))
 
 
+def check_recipe(recipe: Recipe) -> None:
+    """Find what is wrong with a recipe before anything is fitted: what is dropped later must not decide."""
+    calibration_options(recipe)
+    if "pd" in recipe.steps:
+        _pd_options(recipe, "resnet")
+
+
 def run_recipe(
     module: fx.GraphModule,
     assignment: Mapping[str, Scheme],
@@ -288,8 +300,10 @@ def run_recipe(
     It grows if it does by more than ``tolerance`` and more than the standard error of the paired differences: an
     item that helps is not given up for what few samples cannot tell. A bias is asked to stay within the tolerance.
     Batches must be interchangeable (shuffle beforehand): the last ``holdout`` share of them is held out.
-    With ``holdout=0`` every item is kept and nothing is measured.
+    With ``holdout=0`` every item is kept and nothing is measured. An item that relies on a step that was dropped is not
+    tried.
     """
+    check_recipe(recipe)
     if not 0 <= holdout < 1:
         raise QuantError(f"pipeline holdout {holdout:g}: use a share from 0 to below 1")
     held = round(holdout * len(batches))
@@ -310,6 +324,11 @@ def run_recipe(
     verdicts: list[Verdict] = []
     for item in recipe.items:
         if item == "rtn":
+            continue
+        lacking = kept.lacks(item)
+        if lacking is not None:
+            score = float(before.mean())
+            verdicts.append(Verdict(item, score, score, False, f"needs {lacking}, which was dropped"))
             continue
         trial = replace(kept, items=(*kept.items, item))
         if item == "bc":

@@ -49,6 +49,18 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 """``repqvit`` is the authors' recipe; ``repquant`` leaves the softmax uniform: two accumulators cost two products."""
 
+NEEDS: dict[str, tuple[str, str]] = {
+    "clip": ("reparam", "clip learns the ranges that reparam folds into the norms"),
+    "asymmetric": ("gptq", "asymmetric is a target for gptq"),
+}
+"""Steps that say how another one works: which, and why."""
+
+ALTERNATIVES: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("mse", "percentile"), "set the activation ranges"),
+    (("squant", "pow2", "gptq"), "make the first order"),
+)
+"""Steps of which a recipe takes one, and what each of them does."""
+
 _ORDER = list(STEPS)
 
 
@@ -60,7 +72,7 @@ class Recipe:
     settings: Mapping[str, Mapping[str, Setting]] = field(default_factory=dict[str, Mapping[str, Setting]])
 
     def __post_init__(self) -> None:
-        """Check names, order the items, check the settings."""
+        """Check names, order the items, check the settings and that the steps fit together."""
         for item in self.items:
             if item not in STEPS and item not in ALIASES:
                 known = ", ".join([*ALIASES, *STEPS])
@@ -73,6 +85,7 @@ class Recipe:
                 raise QuantError(f"recipe: settings for {step!r}, which is no step")
             for name, value in values.items():
                 _check_setting(step, name, value)
+        _check_together(self.steps)
 
     @classmethod
     def parse(cls, source: "str | Mapping[str, object]") -> Self:
@@ -101,6 +114,12 @@ class Recipe:
         opened = {step for item in self.items for step in ALIASES.get(item, (item,))}
         return tuple(sorted(opened, key=_ORDER.index))
 
+    def lacks(self, item: str) -> str | None:
+        """The step that an item relies on and that neither it nor this recipe holds."""
+        known = {*self.steps, *ALIASES.get(item, (item,))}
+        needed = (NEEDS[step][0] for step in known if step in NEEDS)
+        return next((step for step in needed if step not in known), None)
+
     def setting(self, step: str, name: str) -> Setting:
         """A setting or its default."""
         return self.settings.get(step, {}).get(name, STEPS[step][name])
@@ -115,6 +134,17 @@ def _position(item: str) -> int:
     if item in STEPS:
         return _ORDER.index(item)
     return max((_ORDER.index(step) for step in ALIASES[item]), default=-1)
+
+
+def _check_together(steps: Sequence[str]) -> None:
+    for alternatives, role in ALTERNATIVES:
+        named = [step for step in steps if step in alternatives]
+        if len(named) > 1:
+            raise QuantError(f"recipe: {' and '.join(named)} both {role}; keep one")
+    for step in steps:
+        needed, reason = NEEDS.get(step, (step, ""))
+        if needed not in steps:
+            raise QuantError(f"recipe: {reason}; add {needed}")
 
 
 def _check_setting(step: str, name: str, value: Setting) -> None:

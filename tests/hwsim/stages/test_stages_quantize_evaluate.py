@@ -149,7 +149,7 @@ def test_composition_end_to_end(place):
     made = run_quantize(request(place, "composed", scheme="w3a8", recipe="repquant+pipe+bc"))
     verdicts = made.record.referee
     assert [verdict["item"] for verdict in verdicts] == ["repquant", "pipe", "bc"]
-    assert all(set(verdict) == {"item", "before", "after", "kept"} for verdict in verdicts)
+    assert all(set(verdict) == {"item", "before", "after", "kept", "reason"} for verdict in verdicts)
     dropped = [verdict["item"] for verdict in verdicts if not verdict["kept"]]
     assert bool(dropped) == any("dropped by the held-out referee" in remark for remark in made.record.remarks)
     assert SourceRecord.read(place / "composed").referee == verdicts
@@ -158,6 +158,21 @@ def test_composition_end_to_end(place):
         for result in (made, plain)
     ]
     assert measured[0] < 0.3 * measured[1]
+
+
+def test_an_item_whose_prerequisite_was_dropped_is_told_in_the_remarks(place, monkeypatch):
+    from quant import pipeline
+
+    answers = iter(torch.full((4,), value, dtype=torch.float64) for value in (1.0, 0.9, 2.0))
+    monkeypatch.setattr(pipeline, "divergences", lambda *_: next(answers))
+    made = run_quantize(request(place, "lacking", recipe="mse+gptq+asymmetric"))
+    assert [(verdict["item"], verdict["kept"]) for verdict in made.record.referee] == [
+        ("mse", True),
+        ("gptq", False),
+        ("asymmetric", False),
+    ]
+    told = "dropped by the held-out referee: gptq, asymmetric (needs gptq, which was dropped)"
+    assert told in made.record.remarks
 
 
 def test_recipe_file_with_settings(place):

@@ -16,7 +16,14 @@ from quant.methods.held_out import standard_error
 from quant.methods.interpret import GraphRunner
 from quant.methods.pd_options import fast_options, paper_options
 from quant.model_pass import find_products
-from quant.pipeline import PolishContext, apply_recipe, architecture_of, run_recipe, uniform_assignment
+from quant.pipeline import (
+    PolishContext,
+    Verdict,
+    apply_recipe,
+    architecture_of,
+    run_recipe,
+    uniform_assignment,
+)
 from quant.recipe import Recipe
 from quant.scheme import Scheme
 from tests.quant.methods.toy_networks import batches, loaded
@@ -46,6 +53,10 @@ def test_parse_sorts_and_opens_aliases():
         ({"steps": ["bc"], "bc": {"nosuch": 1}}, "no setting 'nosuch'"),
         ({"steps": ["gptq"], "gptq": {"damp": "high"}}, "expected float"),
         ({"steps": ["pipe"], "pipe": {"order": True}}, "expected int"),
+        ("mse+percentile", "mse and percentile both set the activation ranges; keep one"),
+        ("repquant+pow2", "pow2 and gptq both make the first order; keep one"),
+        ("mse+asymmetric", "asymmetric is a target for gptq; add gptq"),
+        ("mse+clip", "clip learns the ranges .*; add reparam"),
     ],
 )
 def test_mistakes_are_named(source, message):
@@ -98,6 +109,29 @@ def test_referee_keeps_what_helps_and_drops_what_does_not():
     assert strict.recipe.items == ()
     base = apply_recipe(loaded("pre_norm"), plan, data[:8], Recipe())
     assert torch.equal(strict.calibrated.logits(data[0]), base.logits(data[0]))
+
+
+def test_what_relies_on_a_dropped_step_is_not_tried(monkeypatch):
+    """Whether a recipe is sound does not hang on what the referee makes of its parts."""
+    answers = iter(torch.full((8,), value, dtype=torch.float64) for value in (1.0, 3.0, 0.5))
+    monkeypatch.setattr(pipeline, "divergences", lambda *_: next(answers))
+    recipe = Recipe.parse({"steps": ["gptq", "asymmetric", "bc"], "bc": {"path": "quantized"}})
+    plan = uniform_assignment(names(), Scheme(8, 8))
+    found = run_recipe(loaded("pre_norm"), plan, batches("pre_norm", 3), recipe)
+    assert found.verdicts == (
+        Verdict("gptq", 1.0, 3.0, False),
+        Verdict("asymmetric", 1.0, 1.0, False, "needs gptq, which was dropped"),
+        Verdict("bc", 1.0, 0.5, True),
+    )
+    assert found.recipe.items == ("bc",)
+
+
+def test_contradictions_are_found_before_anything_is_fitted(monkeypatch):
+    monkeypatch.setattr(pipeline, "calibrate", lambda *_: pytest.fail("fitted"))
+    recipe = Recipe.parse({"steps": ["pow2", "bc"], "bc": {"gain": "layer"}})
+    plan = uniform_assignment(names(), Scheme(8, 8))
+    with pytest.raises(QuantError, match="take no gain"):
+        run_recipe(loaded("pre_norm"), plan, batches("pre_norm", 3), recipe)
 
 
 def test_held_out_batches_are_never_fitted():
