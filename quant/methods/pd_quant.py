@@ -32,6 +32,7 @@ from quant.methods.pd_training import UnitData, UnitTraining, hard_placement, st
 from quant.methods.prediction_loss import prediction_difference
 from quant.methods.retained_heap import retained_heap
 from quant.methods.sample_axis import sample_leading
+from quant.predictions import output_power
 
 UnitProgress = Callable[[str, int, int, int, int], None]
 """(unit, units done, units, iteration, iterations); the polish counts as one more unit"""
@@ -240,13 +241,13 @@ class _Run:
     def _held_out(self, unit: Unit, placement: Placement, streams: _Streams, logits: Tensor) -> float:
         """Prediction difference on the held-out samples with this unit quantized and all later ones float."""
         total, numbers = 0.0, torch.arange(self.count - self.held, self.count)
-        parts = numbers.split(self.size)
+        parts, power = numbers.split(self.size), output_power(logits)
         for part in parts:
             side = self._side(part)
             env = {**side, unit.entry: streams.quantized[part]}
             self.runner.run(env, unit.nodes, placement, frozenset({unit.exit, *side}))
             self.runner.run(env, self._tail(unit), None, frozenset({self.runner.output, *side}))
-            total += float(prediction_difference(logits[part], env[self.runner.output]))
+            total += float(prediction_difference(logits[part], env[self.runner.output], power=power))
         return total / len(parts)
 
     # checkpoint

@@ -22,6 +22,7 @@ from quant.methods.prediction_loss import (
     rounding_temperature,
 )
 from quant.model_pass import Product, attribute
+from quant.predictions import output_power
 
 
 @dataclass(eq=False)
@@ -211,6 +212,7 @@ def train_unit(
     """Run the remaining iterations (methods.md 3.7); the unit sees samples of the graph's own batch size."""
     options, unit = training.options, training.unit
     channel = 1 if data.target.dim() in (2, 4) else -1
+    power = output_power(data.logits)
     with torch.enable_grad():
         while training.iteration < options.iterations:
             pick = torch.randint(len(data.quantized), (options.batch,), generator=training.generator)
@@ -234,7 +236,9 @@ def train_unit(
                 pure = _run(runner, unit, data.quantized[pick], side, soft)
                 env = {**side, unit.exit: pure}
                 runner.run(env, tail, None, frozenset({runner.output, *side}))
-                difference = prediction_difference(data.logits[pick], env[runner.output], options.temperature)
+                difference = prediction_difference(
+                    data.logits[pick], env[runner.output], options.temperature, power
+                )
                 difference = difference / options.lambda_r
             add_gradients(training, local, difference)
             cosine = 0.5 * (1 + math.cos(math.pi * training.iteration / options.iterations))
