@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
+import torch
 from torch import Tensor, fx
 
 from quant.equalize import equalized
@@ -24,7 +25,7 @@ from quant.methods.calibrate import Calibrated, CalibrationOptions, Progress, ca
 from quant.methods.dual_clipping import DualClippingOptions
 from quant.methods.float_outputs import float_outputs
 from quant.methods.gptq import GptqOptions
-from quant.methods.held_out import divergences, float_logits, standard_error
+from quant.methods.held_out import ROUND_OFF, divergences, float_logits, standard_error
 from quant.methods.interpret import GraphRunner, integer_model
 from quant.methods.layer_norm_reparam import TargetScale
 from quant.methods.output_gain import Gain
@@ -337,7 +338,8 @@ def run_recipe(
             calibrated = apply_recipe(module, assignment, fit, trial, progress, polish, test)
         after = divergences(calibrated, test, reference)
         noise = standard_error(after - before) if item != "bc" and tolerance >= 0 else 0.0
-        good = float(after.mean()) <= float(before.mean()) * (1 + tolerance) + noise
+        bound = float(before.mean()) * (1 + tolerance) + noise + ROUND_OFF
+        good = float(after.mean()) <= bound or torch.equal(after, before)
         verdicts.append(Verdict(item, float(before.mean()), float(after.mean()), good))
         if good:
             before, kept, best = after, trial, calibrated

@@ -12,7 +12,7 @@ import torch
 from quant import pipeline
 from quant.errors import QuantError
 from quant.methods.bias_choice import CANDIDATES
-from quant.methods.held_out import standard_error
+from quant.methods.held_out import divergences, standard_error
 from quant.methods.interpret import GraphRunner
 from quant.methods.pd_options import fast_options, paper_options
 from quant.model_pass import find_products
@@ -124,6 +124,33 @@ def test_what_relies_on_a_dropped_step_is_not_tried(monkeypatch):
         Verdict("bc", 1.0, 0.5, True),
     )
     assert found.recipe.items == ("bc",)
+
+
+def test_round_off_drops_nothing(monkeypatch):
+    """At many bits all divergences are about 0, and a step that changes nothing is kept whatever the tolerance."""
+    plan, data = uniform_assignment(names(), Scheme(12, 12)), batches("pre_norm", 3)
+    found = run_recipe(loaded("pre_norm"), plan, data, Recipe.parse("mse+gptq"))
+    assert all(verdict.before >= 0 and verdict.after >= 0 for verdict in found.verdicts)
+    neutral = Recipe.parse({"steps": ["pipe"], "pipe": {"order": 1}})
+    (same,) = run_recipe(loaded("pre_norm"), plan, data, neutral, tolerance=-1.0).verdicts
+    assert same.kept and same.before == same.after
+    answers = iter(torch.full((8,), value, dtype=torch.float64) for value in (1e-12, 8e-10))
+    monkeypatch.setattr(pipeline, "divergences", lambda *_: next(answers))
+    assert run_recipe(loaded("pre_norm"), plan, data, Recipe.parse("mse")).recipe.items == ("mse",)
+
+
+def test_divergences_near_zero_are_those_of_float64():
+    exact = torch.randn(4, 5, generator=torch.Generator().manual_seed(0)) * 10
+    near = exact * (1 + 1e-6)
+
+    class Near:
+        def logits(self, _):
+            return near
+
+    p, q = exact.double().softmax(-1), near.double().softmax(-1)
+    found = divergences(Near(), [(exact,)], [exact])
+    assert float(found.min()) >= 0
+    torch.testing.assert_close(found, (p * (p.log() - q.log())).sum(-1).clamp(min=0), rtol=1e-2, atol=1e-15)
 
 
 def test_contradictions_are_found_before_anything_is_fitted(monkeypatch):
