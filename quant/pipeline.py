@@ -186,12 +186,14 @@ def apply_recipe(
     for it, and no worse. PD-Quant judges what it learns by the batches of ``guard``, if there are any, and otherwise
     holds out some of ``batches``.
     """
+    polish = polish or PolishContext()
     if "dfq" in recipe.steps:
         module, _ = equalized(module)
+        polish = replace(polish, batch_norms=_remembered(module, polish.batch_norms))
     plan, options = _plan(module, assignment, recipe), calibration_options(recipe)
     calibrated = calibrate(module, plan, batches, replace(options, bias=None), progress)
     if "pd" in recipe.steps:
-        calibrated = _polished(calibrated, batches, guard, recipe, polish or PolishContext())
+        calibrated = _polished(calibrated, batches, guard, recipe, polish)
     if "bc" in recipe.steps:
         calibrated, _ = _compensated(calibrated, assignment, batches, recipe, progress)
     return calibrated
@@ -220,6 +222,18 @@ def _compensated(
 def _plan(module: fx.GraphModule, assignment: Mapping[str, Scheme], recipe: Recipe) -> dict[str, Scheme]:
     products = GraphRunner(module).products.values()
     return expanded(assignment, recipe, {p.name for p in products if p.kind != "matmul"})
+
+
+def _remembered(
+    module: fx.GraphModule, known: Mapping[str, tuple[Tensor, Tensor]]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """What batch norms gave the outputs of an equalised graph, whose channels have other sizes than before."""
+    scaled = {
+        product.name: product.node.meta["batch_norm"]
+        for product in GraphRunner(module).products.values()
+        if "batch_norm" in product.node.meta
+    }
+    return {name: scaled.get(name, statistics) for name, statistics in known.items()}
 
 
 def architecture_of(runner: GraphRunner) -> str:

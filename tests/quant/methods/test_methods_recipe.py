@@ -153,6 +153,34 @@ def test_divergences_near_zero_are_those_of_float64():
     torch.testing.assert_close(found, (p * (p.log() - q.log())).sum(-1).clamp(min=0), rtol=1e-2, atol=1e-15)
 
 
+def test_pd_behind_dfq_remembers_the_equalised_batch_norms(monkeypatch):
+    import quant.methods.pd_quant as module
+    from quant.equalize import equalized
+
+    seen = []
+    monkeypatch.setattr(module, "pd_quant", lambda made, *_, memory, **__: seen.append(memory) or made)
+    graph = loaded("residual")
+    known = {
+        product.name: product.node.meta["batch_norm"]
+        for product in find_products(graph)
+        if "batch_norm" in product.node.meta
+    }
+    plan = uniform_assignment(names("residual"), Scheme(8, 8))
+    settings = {"pd": {"preset": "paper"}}
+    for steps in (["pd"], ["dfq", "pd"]):
+        recipe = Recipe.parse({"steps": steps, **settings})
+        apply_recipe(graph, plan, batches("residual", 1), recipe, polish=PolishContext(known))
+    scaled = {p.name: p.node.meta.get("batch_norm") for p in find_products(equalized(graph)[0])}
+    changed = 0
+    for name, (mean, deviation) in known.items():
+        plain, equal = seen[0][name], seen[1][name]
+        assert torch.equal(plain.mean, mean) and torch.equal(equal.mean, scaled[name][0])
+        assert torch.equal(plain.variance, deviation.square())
+        assert torch.equal(equal.variance, scaled[name][1].square())
+        changed += not torch.equal(plain.mean, equal.mean)
+    assert changed > 0
+
+
 def test_contradictions_are_found_before_anything_is_fitted(monkeypatch):
     monkeypatch.setattr(pipeline, "calibrate", lambda *_: pytest.fail("fitted"))
     recipe = Recipe.parse({"steps": ["pow2", "bc"], "bc": {"gain": "layer"}})
