@@ -5,6 +5,7 @@ in the canonical order (ranges, reparameterization, rounding, expansion, learned
 they are written in, because each step relies on the ones before it.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -48,6 +49,41 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "repqvit": ("percentile", "reparam", "logsoftmax"),
 }
 """``repqvit`` is the authors' recipe; ``repquant`` leaves the softmax uniform: two accumulators cost two products."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Numbers that a setting takes: from ``low`` on, or above it where ``low`` itself is ``open``."""
+
+    low: float
+    open: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return math.isfinite(value) and (value > self.low if self.open else value >= self.low)
+
+    def __str__(self) -> str:
+        return f"a number above {self.low:g}" if self.open else f"{self.low:g} or more"
+
+
+ALLOWED: dict[str, dict[str, tuple[str, ...] | Span]] = {
+    "reparam": {"target": ("mean", "geometric", "pow2")},
+    "clip": {"steps": Span(0), "learning_rate": Span(0, open=True), "batch_tokens": Span(1)},
+    "logsoftmax": {"zero": ("strict", "extended"), "base": ("sqrt2", "2")},
+    "gptq": {"damp": Span(0, open=True), "block": Span(1)},
+    "pipe": {"order": Span(1)},
+    "pd": {
+        "preset": ("fast", "paper", "qdrop"),
+        "architecture": ("auto", "resnet", "regnet", "mobilenet", "mnasnet", "transformer"),
+        "iterations": Span(-1),
+    },
+    "bc": {
+        "shrinkage": ("none", "layer", "coordinate"),
+        "path": ("auto", "quantized", "local", "float", "fp"),
+        "axes": ("channel", "position", "groups"),
+        "gain": ("auto", "none", "layer", "channel"),
+    },
+}
+"""The words or numbers that the settings take; one that is yes or no is not listed."""
 
 NEEDS: dict[str, tuple[str, str]] = {
     "clip": ("reparam", "clip learns the ranges that reparam folds into the norms"),
@@ -102,7 +138,13 @@ class Recipe:
             if not isinstance(values, Mapping):
                 raise QuantError(f"recipe {step}: settings must be a mapping of names to values")
             settings[step] = {str(name): value for name, value in values.items()}
-        return cls(tuple(str(item) for item in listed), settings)
+        made = cls(tuple(str(item) for item in listed), settings)
+        idle = next((step for step in settings if step not in made.steps), None)
+        if idle is not None:
+            raise QuantError(
+                f"recipe {idle}: has settings but is not among the steps; add it to steps or drop them"
+            )
+        return made
 
     def __str__(self) -> str:
         """The short form; ``rtn`` when nothing is applied."""
@@ -155,3 +197,8 @@ def _check_setting(step: str, name: str, value: Setting) -> None:
     wanted = (int, float) if isinstance(default, float) else (type(default),)
     if not isinstance(value, wanted) or (isinstance(value, bool) and not isinstance(default, bool)):
         raise QuantError(f"recipe {step}.{name}: expected {type(default).__name__}, got {value!r}")
+    allowed = ALLOWED[step].get(name)
+    if isinstance(allowed, Span) and isinstance(value, int | float) and value not in allowed:
+        raise QuantError(f"recipe {step}.{name}: {value!r} is out of range; give {allowed}")
+    if isinstance(allowed, tuple) and value not in allowed:
+        raise QuantError(f"recipe {step}.{name}: no {value!r}; choose from {', '.join(allowed)}")

@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,10 +12,14 @@ import torch
 
 from quant import pipeline
 from quant.errors import QuantError
+from quant.log_codes import ZeroMode
 from quant.methods.bias_choice import CANDIDATES
+from quant.methods.bias_compensation import BiasAxes, BiasPath, Shrinkage
 from quant.methods.held_out import divergences, standard_error
 from quant.methods.interpret import GraphRunner
-from quant.methods.pd_options import fast_options, paper_options
+from quant.methods.layer_norm_reparam import TargetScale
+from quant.methods.output_gain import Gain
+from quant.methods.pd_options import fast_options, paper_options, preset_options
 from quant.model_pass import find_products
 from quant.pipeline import (
     PolishContext,
@@ -24,7 +29,7 @@ from quant.pipeline import (
     run_recipe,
     uniform_assignment,
 )
-from quant.recipe import Recipe
+from quant.recipe import ALLOWED, STEPS, Recipe
 from quant.scheme import Scheme
 from tests.quant.methods.toy_networks import batches, loaded
 
@@ -53,6 +58,26 @@ def test_parse_sorts_and_opens_aliases():
         ({"steps": ["bc"], "bc": {"nosuch": 1}}, "no setting 'nosuch'"),
         ({"steps": ["gptq"], "gptq": {"damp": "high"}}, "expected float"),
         ({"steps": ["pipe"], "pipe": {"order": True}}, "expected int"),
+        ({"steps": ["gptq"], "gptq": {"block": 0}}, r"gptq.block: 0 is out of range; give 1 or more"),
+        ({"steps": ["gptq"], "gptq": {"damp": 0.0}}, r"gptq.damp: 0.0 .* a number above 0"),
+        ({"steps": ["gptq"], "gptq": {"damp": math.inf}}, r"gptq.damp: inf is out"),
+        ({"steps": ["gptq"], "gptq": {"damp": math.nan}}, r"gptq.damp: nan is out"),
+        ({"steps": ["repquant"], "clip": {"learning_rate": math.nan}}, r"clip.learning_rate: nan is out"),
+        ({"steps": ["repquant"], "clip": {"learning_rate": -1}}, r"clip.learning_rate: -1 is out"),
+        ({"steps": ["repquant"], "clip": {"batch_tokens": 0}}, r"clip.batch_tokens: 0 is out"),
+        ({"steps": ["repquant"], "clip": {"steps": -1}}, r"clip.steps: -1 is out of range; give 0 or more"),
+        ({"steps": ["pd"], "pd": {"iterations": -2}}, r"pd.iterations: -2 is out of range; give -1 or more"),
+        (
+            {"steps": ["pd"], "pd": {"preset": "slow"}},
+            r"pd.preset: no 'slow'; choose from fast, paper, qdrop",
+        ),
+        ({"steps": ["pd"], "pd": {"architecture": "vgg"}}, r"pd.architecture: no 'vgg'"),
+        ({"steps": ["pipe"], "pipe": {"order": 0}}, r"pipe.order: 0 is out"),
+        ({"steps": ["reparam"], "reparam": {"target": "median"}}, r"reparam.target: no 'median'"),
+        ({"steps": ["bc"], "bc": {"shrinkage": "some"}}, r"bc.shrinkage: no 'some'"),
+        ({"steps": ["bc"], "bc": {"axes": "rows"}}, r"bc.axes: no 'rows'"),
+        ({"steps": ["logsoftmax"], "logsoftmax": {"zero": "lax"}}, r"logsoftmax.zero: no 'lax'"),
+        ({"steps": ["mse"], "gptq": {"block": 64}}, "gptq: has settings but is not among the steps"),
         ("mse+percentile", "mse and percentile both set the activation ranges; keep one"),
         ("repquant+pow2", "pow2 and gptq both make the first order; keep one"),
         ("mse+asymmetric", "asymmetric is a target for gptq; add gptq"),
@@ -62,6 +87,26 @@ def test_parse_sorts_and_opens_aliases():
 def test_mistakes_are_named(source, message):
     with pytest.raises(QuantError, match=message):
         Recipe.parse(source)
+
+
+def test_allowed_words_are_those_of_the_methods():
+    """The recipe repeats them, because the methods import torch."""
+    for step, name, kind, more in (
+        ("reparam", "target", TargetScale, set()),
+        ("logsoftmax", "zero", ZeroMode, set()),
+        ("bc", "shrinkage", Shrinkage, set()),
+        ("bc", "path", BiasPath, {"auto", "fp"}),
+        ("bc", "axes", BiasAxes, set()),
+        ("bc", "gain", Gain, {"auto"}),
+    ):
+        assert set(ALLOWED[step][name]) == {*get_args(kind), *more}
+    assert set(ALLOWED["logsoftmax"]["base"]) == set(pipeline.LOG_BASES)
+    for architecture in ALLOWED["pd"]["architecture"][1:]:
+        for preset in ALLOWED["pd"]["preset"]:
+            preset_options(preset, architecture)
+    for step, settings in STEPS.items():
+        for name, default in settings.items():
+            assert isinstance(default, bool) or default in ALLOWED[step][name]
 
 
 def test_recipe_does_not_import_torch():
@@ -265,10 +310,10 @@ def test_pd_takes_the_preset_of_the_architecture(monkeypatch):
 def test_the_bias_after_pd_keeps_its_rounding_and_its_scales():
     data = batches("residual", 4)
     plan = uniform_assignment(names("residual"), Scheme(3, 4))
-    pd = {"pd": {"iterations": 20}, "bc": {"path": "quantized", "axes": "channel"}}
+    pd, bias = {"pd": {"iterations": 20}}, {"bc": {"path": "quantized", "axes": "channel"}}
     alone, with_bias = (
-        apply_recipe(loaded("residual"), plan, data, Recipe.parse({"steps": steps, **pd})).placement
-        for steps in (["mse", "pd"], ["mse", "pd", "bc"])
+        apply_recipe(loaded("residual"), plan, data, Recipe.parse(source)).placement
+        for source in ({"steps": ["mse", "pd"], **pd}, {"steps": ["mse", "pd", "bc"], **pd, **bias})
     )
     assert alone.activations == with_bias.activations
     plain = apply_recipe(loaded("residual"), plan, data, Recipe.parse("mse")).placement
