@@ -33,7 +33,7 @@ from quant.methods.pd_options import PdOptions, preset_options
 from quant.methods.retained_heap import retained_heap
 from quant.model_pass import attribute
 from quant.qmodel import QuantizedModel
-from quant.recipe import Recipe
+from quant.recipe import ALIASES, Recipe
 from quant.scheme import Scheme
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Verdict:
     after: float
     kept: bool
     reason: str = ""
-    """Why it was not tried."""
+    """Why it was not tried, or what came of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,7 +310,7 @@ def run_recipe(
     item that helps is not given up for what few samples cannot tell. A bias is asked to stay within the tolerance.
     Batches must be interchangeable (shuffle beforehand): the last ``holdout`` share of them is held out.
     With ``holdout=0`` every item is kept and nothing is measured. An item that relies on a step that was dropped is not
-    tried.
+    tried; of an alias that is dropped the steps are tried one by one.
     """
     check_recipe(recipe)
     if not 0 <= holdout < 1:
@@ -331,10 +331,12 @@ def run_recipe(
     best = apply_recipe(module, assignment, fit, kept, progress)
     before = divergences(best, test, reference)
     verdicts: list[Verdict] = []
-    for item in recipe.items:
-        if item == "rtn":
-            continue
+    waiting = [item for item in recipe.items if item != "rtn"]
+    while waiting:
+        item = waiting.pop(0)
         lacking = kept.lacks(item)
+        if lacking is not None and any(item in ALIASES.get(later, ()) for later in waiting):
+            continue  # that alias brings it along
         if lacking is not None:
             score = float(before.mean())
             verdicts.append(Verdict(item, score, score, False, f"needs {lacking}, which was dropped"))
@@ -348,7 +350,11 @@ def run_recipe(
         noise = standard_error(after - before) if item != "bc" and tolerance >= 0 else 0.0
         bound = float(before.mean()) * (1 + tolerance) + noise + ROUND_OFF
         good = float(after.mean()) <= bound or torch.equal(after, before)
-        verdicts.append(Verdict(item, float(before.mean()), float(after.mean()), good))
+        known = {*kept.steps, *waiting}
+        parts = [] if good else [step for step in ALIASES.get(item, ()) if step not in known]
+        reason = "its steps were tried one by one" if parts else ""
+        verdicts.append(Verdict(item, float(before.mean()), float(after.mean()), good, reason))
+        waiting = [*parts, *waiting]
         if good:
             before, kept, best = after, trial, calibrated
     return PipelineResult(best, kept, tuple(verdicts), len(fit), len(test))

@@ -146,7 +146,8 @@ def test_referee_keeps_what_helps_and_drops_what_does_not():
     score = result.verdicts[0].before
     for verdict in result.verdicts:
         assert verdict.before == score
-        assert verdict.kept == (verdict.after <= 1.01 * verdict.before)
+        tried = not verdict.reason.startswith("needs")
+        assert verdict.kept == (tried and verdict.after <= 1.01 * verdict.before)
         score = verdict.after if verdict.kept else score
     assert "pipe" in result.recipe.items
     assert score < 0.8 * result.verdicts[0].before
@@ -169,6 +170,23 @@ def test_what_relies_on_a_dropped_step_is_not_tried(monkeypatch):
         Verdict("bc", 1.0, 0.5, True),
     )
     assert found.recipe.items == ("bc",)
+
+
+def test_steps_of_a_dropped_alias_are_tried_one_by_one(monkeypatch):
+    """Harmless parts do not go with the one that does harm, and an alias brings along what relies on it."""
+    scores = (1.0, 2.0, 0.5, 0.7, 0.9)  # none, repquant, mse, reparam, gptq
+    answers = iter(torch.full((8,), value, dtype=torch.float64) for value in scores)
+    monkeypatch.setattr(pipeline, "divergences", lambda *_: next(answers))
+    plan = uniform_assignment(names(), Scheme(8, 8))
+    found = run_recipe(loaded("pre_norm"), plan, batches("pre_norm", 3), Recipe.parse("repquant+clip"))
+    assert found.verdicts == (
+        Verdict("repquant", 1.0, 2.0, False, "its steps were tried one by one"),
+        Verdict("mse", 1.0, 0.5, True),
+        Verdict("reparam", 0.5, 0.7, False),
+        Verdict("clip", 0.5, 0.5, False, "needs reparam, which was dropped"),
+        Verdict("gptq", 0.5, 0.9, False),
+    )
+    assert found.recipe.items == ("mse",)
 
 
 def test_round_off_drops_nothing(monkeypatch):
