@@ -2,7 +2,8 @@
 
 top-1/top-5 from class labels, perplexity from next-token labels, and against the float outputs on the same
 inputs: Kullback-Leibler divergence KL(float || quantized) in nats, cosine, and how often both choose the same
-class. Every sum runs in float64; one prediction is one image or one scored token.
+class. Where outputs have no classes, the squared error relative to the float outputs stands in their place. Every
+sum runs in float64; one prediction is one image, one pixel of a map or one scored token.
 """
 # pyright: basic
 # tensor methods are untyped in torch's stubs.
@@ -13,6 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from quant.predictions import class_axis, classes_last
 
 IGNORED = -100
 """Label of a position that is not scored (padding, last token)."""
@@ -28,10 +31,15 @@ class Metrics:
     tokens: bool = False
 
     def update(self, outputs: Tensor, labels: Tensor | None, reference: Tensor | None = None) -> None:
-        """Add a batch: outputs (..., classes), labels (...) with `IGNORED` where nothing is scored."""
+        """Add a batch: outputs (see `quant.predictions`), labels of all but classes, `IGNORED` where not scored."""
+        if class_axis(outputs) is None:
+            if reference is not None:
+                self._add("error", (outputs.double() - reference.double()).square().sum())
+                self._add("power", reference.double().square().sum())
+            return
         flat, kept = _scored(outputs, labels)
         if kept is not None and labels is not None:
-            self.tokens = labels.ndim > 1
+            self.tokens = labels.ndim == 2
             self._add_labels(flat, labels.reshape(-1)[kept])
         if reference is not None:
             self._add_reference(flat, _scored(reference, labels)[0])
@@ -70,12 +78,15 @@ class Metrics:
             found["kl"] = self.sums["kl"] / self.compared
             found["cosine"] = self.sums["cosine"] / self.compared
             found["agreement"] = 100.0 * self.sums["same"] / self.compared
+        if "power" in self.sums:
+            found["relative_squared_error"] = self.sums["error"] / max(self.sums["power"], 1e-24)
         return found
 
 
 def _scored(outputs: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Outputs as rows, only the scored ones where there are labels."""
-    flat = outputs.reshape(-1, outputs.shape[-1]).float()
+    last = classes_last(outputs)
+    flat = last.reshape(-1, last.shape[-1]).float()
     if labels is None:
         return flat, None
     kept = torch.nonzero(labels.reshape(-1) != IGNORED).flatten()

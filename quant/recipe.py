@@ -5,6 +5,7 @@ in the canonical order (ranges, reparameterization, rounding, expansion, learned
 they are written in, because each step relies on the ones before it.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -49,6 +50,53 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 """``repqvit`` is the authors' recipe; ``repquant`` leaves the softmax uniform: two accumulators cost two products."""
 
+
+@dataclass(frozen=True)
+class Span:
+    """Numbers that a setting takes: from ``low`` on, or above it where ``low`` itself is ``open``."""
+
+    low: float
+    open: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return math.isfinite(value) and (value > self.low if self.open else value >= self.low)
+
+    def __str__(self) -> str:
+        return f"a number above {self.low:g}" if self.open else f"{self.low:g} or more"
+
+
+ALLOWED: dict[str, dict[str, tuple[str, ...] | Span]] = {
+    "reparam": {"target": ("mean", "geometric", "pow2")},
+    "clip": {"steps": Span(0), "learning_rate": Span(0, open=True), "batch_tokens": Span(1)},
+    "logsoftmax": {"zero": ("strict", "extended"), "base": ("sqrt2", "2")},
+    "gptq": {"damp": Span(0, open=True), "block": Span(1)},
+    "pipe": {"order": Span(1)},
+    "pd": {
+        "preset": ("fast", "paper", "qdrop"),
+        "architecture": ("auto", "resnet", "regnet", "mobilenet", "mnasnet", "transformer"),
+        "iterations": Span(-1),
+    },
+    "bc": {
+        "shrinkage": ("none", "layer", "coordinate"),
+        "path": ("auto", "quantized", "local", "float", "fp"),
+        "axes": ("channel", "position", "groups"),
+        "gain": ("auto", "none", "layer", "channel"),
+    },
+}
+"""The words or numbers that the settings take; one that is yes or no is not listed."""
+
+NEEDS: dict[str, tuple[str, str]] = {
+    "clip": ("reparam", "clip learns the ranges that reparam folds into the norms"),
+    "asymmetric": ("gptq", "asymmetric is a target for gptq"),
+}
+"""Steps that say how another one works: which, and why."""
+
+ALTERNATIVES: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("mse", "percentile"), "set the activation ranges"),
+    (("squant", "pow2", "gptq"), "make the first order"),
+)
+"""Steps of which a recipe takes one, and what each of them does."""
+
 _ORDER = list(STEPS)
 
 
@@ -60,7 +108,7 @@ class Recipe:
     settings: Mapping[str, Mapping[str, Setting]] = field(default_factory=dict[str, Mapping[str, Setting]])
 
     def __post_init__(self) -> None:
-        """Check names, order the items, check the settings."""
+        """Check names, order the items, check the settings and that the steps fit together."""
         for item in self.items:
             if item not in STEPS and item not in ALIASES:
                 known = ", ".join([*ALIASES, *STEPS])
@@ -73,6 +121,7 @@ class Recipe:
                 raise QuantError(f"recipe: settings for {step!r}, which is no step")
             for name, value in values.items():
                 _check_setting(step, name, value)
+        _check_together(self.steps)
 
     @classmethod
     def parse(cls, source: "str | Mapping[str, object]") -> Self:
@@ -89,7 +138,13 @@ class Recipe:
             if not isinstance(values, Mapping):
                 raise QuantError(f"recipe {step}: settings must be a mapping of names to values")
             settings[step] = {str(name): value for name, value in values.items()}
-        return cls(tuple(str(item) for item in listed), settings)
+        made = cls(tuple(str(item) for item in listed), settings)
+        idle = next((step for step in settings if step not in made.steps), None)
+        if idle is not None:
+            raise QuantError(
+                f"recipe {idle}: has settings but is not among the steps; add it to steps or drop them"
+            )
+        return made
 
     def __str__(self) -> str:
         """The short form; ``rtn`` when nothing is applied."""
@@ -100,6 +155,12 @@ class Recipe:
         """All steps, aliases opened, in canonical order, each once."""
         opened = {step for item in self.items for step in ALIASES.get(item, (item,))}
         return tuple(sorted(opened, key=_ORDER.index))
+
+    def lacks(self, item: str) -> str | None:
+        """The step that an item relies on and that neither it nor this recipe holds."""
+        known = {*self.steps, *ALIASES.get(item, (item,))}
+        needed = (NEEDS[step][0] for step in known if step in NEEDS)
+        return next((step for step in needed if step not in known), None)
 
     def setting(self, step: str, name: str) -> Setting:
         """A setting or its default."""
@@ -117,6 +178,17 @@ def _position(item: str) -> int:
     return max((_ORDER.index(step) for step in ALIASES[item]), default=-1)
 
 
+def _check_together(steps: Sequence[str]) -> None:
+    for alternatives, role in ALTERNATIVES:
+        named = [step for step in steps if step in alternatives]
+        if len(named) > 1:
+            raise QuantError(f"recipe: {' and '.join(named)} both {role}; keep one")
+    for step in steps:
+        needed, reason = NEEDS.get(step, (step, ""))
+        if needed not in steps:
+            raise QuantError(f"recipe: {reason}; add {needed}")
+
+
 def _check_setting(step: str, name: str, value: Setting) -> None:
     default = STEPS[step].get(name)
     if default is None:
@@ -125,3 +197,8 @@ def _check_setting(step: str, name: str, value: Setting) -> None:
     wanted = (int, float) if isinstance(default, float) else (type(default),)
     if not isinstance(value, wanted) or (isinstance(value, bool) and not isinstance(default, bool)):
         raise QuantError(f"recipe {step}.{name}: expected {type(default).__name__}, got {value!r}")
+    allowed = ALLOWED[step].get(name)
+    if isinstance(allowed, Span) and isinstance(value, int | float) and value not in allowed:
+        raise QuantError(f"recipe {step}.{name}: {value!r} is out of range; give {allowed}")
+    if isinstance(allowed, tuple) and value not in allowed:
+        raise QuantError(f"recipe {step}.{name}: no {value!r}; choose from {', '.join(allowed)}")

@@ -29,6 +29,7 @@ METRICS = {
     "kl": ("KL(float ‖ quantized), nats", ".5f"),
     "cosine": ("cosine with float", ".5f"),
     "agreement": ("same class as float %", ".2f"),
+    "relative_squared_error": ("squared error / float²", ".3g"),
 }
 """What the figures of an evaluation are called, and their format."""
 

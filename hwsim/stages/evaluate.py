@@ -167,8 +167,11 @@ def _first(outputs: "Tensor | tuple[Tensor, ...]") -> "Tensor":
 
 def _fitting_labels(outputs: "Tensor", labels: "Tensor | None", record: DataRecord) -> "Tensor | None":
     """Labels must stand for the model's classes, and for one prediction each; columns of one label are rows."""
-    if labels is None:
+    from quant.predictions import class_axis, classes_last
+
+    if labels is None or class_axis(outputs) is None:
         return None
+    outputs = classes_last(outputs)
     if (*outputs.shape[:-1], 1) == labels.shape:
         labels = labels[..., 0]
     if outputs.shape[:-1] != labels.shape and outputs.shape == labels.shape:

@@ -331,10 +331,15 @@ def _remarks(model: "LoadedModel", samples: _Samples, made: _Made) -> tuple[str,
         )
     elif samples.source == "synthetic":
         found.append("no calibration data: activation ranges come from synthetic inputs")
-    dropped = [str(verdict["item"]) for verdict in made.referee if not verdict["kept"]]
+    dropped = [_with_reason(verdict) for verdict in made.referee if not verdict["kept"]]
     if dropped:
         found.append(f"dropped by the held-out referee: {', '.join(dropped)}")
     return tuple(found)
+
+
+def _with_reason(verdict: Mapping[str, Any]) -> str:
+    """An item, and in brackets what else there is to say of it."""
+    return f"{verdict['item']} ({verdict['reason']})" if verdict["reason"] else str(verdict["item"])
 
 
 def _sha256(path: Path) -> str:

@@ -305,10 +305,10 @@ class _Walk:
         return tuple(keys)
 
     def _fit_activation(self, source: fx.Node, bits: int) -> ActivationGrid:
-        values = sample_values(env[source] for env in self.quant)
+        values = sample_values(self.runner.read(source, env) for env in self.quant)
         if self.options.log_softmax is not None and is_softmax(source):
             grid = fit_log(values, bits, self.options.log_softmax, self.options.log_steps)
-            total = grid.fake(self.quant[0][source]).sum(-1).mean()
+            total = grid.fake(self.runner.read(source, self.quant[0])).sum(-1).mean()
             self.notes[source.name] = (
                 f"log codes of base {'2' if grid.steps == 1 else 'sqrt2'}, mean row sum {float(total):.4f}"
             )
@@ -344,12 +344,14 @@ class _Walk:
         rows = self.options.rows if self.options.gptq is not None else min(self.options.rows, SCALE_ROWS)
         share = max(64, rows // len(self.exact))
         for exact, quant in zip(self.exact, self.quant, strict=True):
-            x = quant[source]
+            x = self.runner.read(source, quant)
             if product.conv is None:  # of rows, only those that are kept have to be quantized
                 rows = self._faked(input_rows(x, product, share), layer.inputs[0])
             else:
                 rows = input_rows(self._faked(x, layer.inputs[0]), product, share)
-            paired = input_rows(exact[source], product, share) if self.options.asymmetric else None
+            paired = None
+            if self.options.asymmetric:
+                paired = input_rows(self.runner.read(source, exact), product, share)
             moments.update(rows, paired)
         return moments
 

@@ -2,15 +2,18 @@
 
 A residual block is one unit and so is a stem or a head, whatever the family, because between them exactly one
 live tensor depends on the products so far. Values that depend on the inputs but on no product (masks, rotary
-tables) cross cuts freely and are recomputed where needed.
+tables) cross cuts freely and are recomputed where needed. Whoever keeps the tensor at a cut sample by sample names
+the nodes whose value has the samples in front; elsewhere there is no cut.
 """
 # pyright: basic
 # torch.fx nodes and metadata are untyped in torch's stubs.
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from torch import fx
 
+from quant.errors import QuantError
 from quant.methods.interpret import GraphRunner
 from quant.model_pass import Product
 
@@ -34,21 +37,29 @@ class UnitPlan:
     side: tuple[fx.Node, ...]
 
 
-def cut_into_units(runner: GraphRunner) -> UnitPlan:
-    """Finest cut in which every unit holds a weighted product; activations behind one belong to it."""
+def cut_into_units(runner: GraphRunner, leading: Collection[fx.Node] | None = None) -> UnitPlan:
+    """Finest cut in which every unit holds a weighted product; activations behind one belong to it.
+
+    Cuts go through ``leading`` alone, where it is given (`sample_axis.sample_leading`).
+    """
     calls = [node for node in runner.nodes if node.op == "call_function"]
     main = _main_nodes(runner, calls)
     position = {node: index for index, node in enumerate(runner.nodes)}
-    side = tuple(node for node in calls if node not in main and node is not _entry(runner, calls, main))
     chain = [node for node in calls if node in main]
-    entry = _entry(runner, calls, main)
+    entry, lead_in = _entry(runner, calls, main), list[fx.Node]()
+    if leading is not None and entry not in leading:
+        entry, lead_in = _behind_an_input(runner, entry, leading)
+    side = tuple(node for node in calls if node not in main and node is not entry)
     units: list[Unit] = []
-    current: list[fx.Node] = []
+    current: list[fx.Node] = lead_in
     for index, node in enumerate(chain):
         current.append(node)
         is_last = index == len(chain) - 1
         alive = _alive(node, chain[: index + 1], [entry] if not units else [units[-1].exit], position)
-        if not is_last and (alive != {node} or not _closes(node, chain[index + 1], runner, current)):
+        whole = leading is None or node in leading
+        if not is_last and (
+            alive != {node} or not whole or not _closes(node, chain[index + 1], runner, current)
+        ):
             continue
         found = tuple(runner.products[item] for item in current if item in runner.products)
         weighted = [product for product in found if product.kind != "matmul"]
@@ -62,6 +73,23 @@ def cut_into_units(runner: GraphRunner) -> UnitPlan:
         units.append(Unit(label, tuple(current), entry_here, node, found))
         current = []
     return UnitPlan(tuple(units), side)
+
+
+def _behind_an_input(
+    runner: GraphRunner, first: fx.Node, leading: Collection[fx.Node]
+) -> tuple[fx.Node, list[fx.Node]]:
+    """An input of the graph to enter by instead of ``first``, and the calls from there to ``first``."""
+    before: set[fx.Node] = {first}
+    for node in reversed(runner.nodes):
+        if node in before:
+            before.update(node.all_input_nodes)
+    holders = [node for node in runner.nodes if node.op == "placeholder" and node in leading]
+    if not holders:
+        raise QuantError(
+            "pd: no input of the model has its samples on the first axis, so it cannot be trained"
+        )
+    entry = next((node for node in holders if node in before), holders[0])
+    return entry, [node for node in runner.nodes if node in before and node.op == "call_function"]
 
 
 def _main_nodes(runner: GraphRunner, calls: list[fx.Node]) -> set[fx.Node]:

@@ -9,6 +9,10 @@ from torch import Tensor, fx
 from quant.methods.calibrate import Calibrated
 from quant.methods.interpret import GraphRunner
 from quant.methods.prediction_loss import prediction_differences
+from quant.predictions import output_power
+
+ROUND_OFF = 1e-9
+"""Differences of divergences that say nothing."""
 
 
 def float_logits(module: fx.GraphModule, batches: Sequence[Sequence[Tensor]]) -> list[Tensor]:
@@ -28,9 +32,16 @@ def divergence(
 def divergences(
     calibrated: Calibrated, batches: Sequence[Sequence[Tensor]], reference: Sequence[Tensor]
 ) -> Tensor:
-    """KL(float || quantized) of every sample, float64."""
+    """KL(float || quantized) of every sample, float64; relative squared errors where there are no classes.
+
+    Summed in float64 and never below 0: of two networks that hardly differ from the float one, round-off would choose.
+    """
+    power = output_power(torch.cat(list(reference)))
     values = [
-        prediction_differences(exact, calibrated.logits(batch)).double().reshape(len(exact), -1).mean(1)
+        prediction_differences(exact.double(), calibrated.logits(batch).double(), power=power)
+        .clamp(min=0)
+        .reshape(len(exact), -1)
+        .mean(1)
         for batch, exact in zip(batches, reference, strict=True)
     ]
     return torch.cat(values)

@@ -21,6 +21,7 @@ from quant.methods.learned_scale import SMALLEST_SCALE, LearnedScale
 from quant.methods.pd_options import PdOptions
 from quant.methods.pd_training import current_bias
 from quant.methods.prediction_loss import prediction_difference
+from quant.predictions import output_power
 
 JUDGED = 10
 """How often the held-out samples are asked."""
@@ -63,11 +64,13 @@ def polish(
     """The polished placement and the held-out prediction difference before and after."""
     generator = torch.Generator().manual_seed(options.seed)
     variables = _variables(runner, placement)
+    if not variables.all():  # a network in float
+        return placement, 0.0, 0.0
     optimizer = torch.optim.Adam(variables.all(), lr=options.polish_rate)
     before = _judge(runner, placement, data)
     best, kept = before, placement
     fit = len(data.logits) - data.held
-    every = max(1, options.polish // JUDGED)
+    every, power = max(1, options.polish // JUDGED), output_power(data.logits)
     for step in range(options.polish):
         optimizer.param_groups[0]["lr"] = (
             options.polish_rate * 0.5 * (1 + math.cos(math.pi * step / options.polish))
@@ -75,7 +78,7 @@ def polish(
         pick = torch.randint(fit, (data.batch,), generator=generator)
         with torch.enable_grad():
             ours = runner.logits([tensor[pick] for tensor in data.inputs], _soft(placement, variables))
-            loss = prediction_difference(data.logits[pick], ours, options.temperature)
+            loss = prediction_difference(data.logits[pick], ours, options.temperature, power)
             optimizer.zero_grad()
             loss.backward()
         optimizer.step()
@@ -141,8 +144,8 @@ def _hard(placement: Placement, variables: _Variables) -> Placement:
 def _judge(runner: GraphRunner, placement: Placement, data: PolishData) -> float:
     """Mean prediction difference of the whole quantized network on the held-out samples."""
     parts: Sequence[Tensor] = data.parts()
-    total = 0.0
+    total, power = 0.0, output_power(data.logits)
     for part in parts:
         ours = runner.logits([tensor[part] for tensor in data.inputs], placement)
-        total += float(prediction_difference(data.logits[part], ours))
+        total += float(prediction_difference(data.logits[part], ours, power=power))
     return total / len(parts)

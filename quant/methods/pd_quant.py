@@ -20,6 +20,7 @@ from torch import Tensor, fx
 from quant.activation import ActQuantizer
 from quant.errors import QuantError
 from quant.methods.activation_cache import ActivationCache
+from quant.methods.adaround import learned_term, with_codes
 from quant.methods.calibrate import Calibrated
 from quant.methods.checkpoint import read_checkpoint, write_checkpoint
 from quant.methods.distribution_correction import BatchNormMemory, correct_inputs, refuse_layer_norm
@@ -30,6 +31,8 @@ from quant.methods.pd_polish import PolishData, polish
 from quant.methods.pd_training import UnitData, UnitTraining, hard_placement, start_training, train_unit
 from quant.methods.prediction_loss import prediction_difference
 from quant.methods.retained_heap import retained_heap
+from quant.methods.sample_axis import sample_leading
+from quant.predictions import output_power
 
 UnitProgress = Callable[[str, int, int, int, int], None]
 """(unit, units done, units, iteration, iterations); the polish counts as one more unit"""
@@ -83,7 +86,12 @@ class _Run:
         self.count = len(self.inputs[0])
         held = round(options.holdout * len(batches))
         self.held = (max(held, 1) if options.holdout > 0 and len(batches) > 1 else 0) * self.size
-        self.plan: UnitPlan = cut_into_units(self.runner)
+        leading = sample_leading(self.runner, batches[0])
+        self.plan: UnitPlan = cut_into_units(self.runner, leading)
+        if not {self.runner.output, self.plan.units[-1].exit} <= leading:
+            raise QuantError(
+                "pd: the samples do not lie along the first axis of the model's output; return it as (samples, ...)"
+            )
         polishes = options.polish > 0 and math.isfinite(options.lambda_r)
         self.stages = len(self.plan.units) + polishes
         self.checkpoint, self.progress = checkpoint, progress
@@ -186,7 +194,7 @@ class _Run:
         saved: tuple[dict[str, Any], dict[str, Tensor]] | None,
     ) -> None:
         training = start_training(self.runner, unit, self.placement, set(self.trained), self.options)
-        if not training.rounding:
+        if not training.has_variables:
             return
         fit = self.count - self.held
         corrected = streams.exact[:fit]
@@ -233,13 +241,13 @@ class _Run:
     def _held_out(self, unit: Unit, placement: Placement, streams: _Streams, logits: Tensor) -> float:
         """Prediction difference on the held-out samples with this unit quantized and all later ones float."""
         total, numbers = 0.0, torch.arange(self.count - self.held, self.count)
-        parts = numbers.split(self.size)
+        parts, power = numbers.split(self.size), output_power(logits)
         for part in parts:
             side = self._side(part)
             env = {**side, unit.entry: streams.quantized[part]}
             self.runner.run(env, unit.nodes, placement, frozenset({unit.exit, *side}))
             self.runner.run(env, self._tail(unit), None, frozenset({self.runner.output, *side}))
-            total += float(prediction_difference(logits[part], env[self.runner.output]))
+            total += float(prediction_difference(logits[part], env[self.runner.output], power=power))
         return total / len(parts)
 
     # checkpoint
@@ -254,7 +262,7 @@ class _Run:
             for product in unit.products:
                 layer = self.placement.layers.get(product.name)
                 if layer is not None and layer.terms:
-                    tensors[f"codes.{product.name}"] = layer.terms[-1].codes
+                    tensors[f"codes.{product.name}"] = layer.terms[learned_term(layer.terms)].codes
                 if layer is not None and layer.bias is not None:
                     tensors[f"bias.{product.name}"] = layer.bias
                 for key in layer.inputs if layer is not None else ():
@@ -277,8 +285,8 @@ class _Run:
             if layer is None:
                 continue
             if layer.terms:
-                last = replace(layer.terms[-1], codes=tensors[f"codes.{product.name}"])
-                terms = (*layer.terms[:-1], last)
+                codes = tensors[f"codes.{product.name}"]
+                terms = with_codes(layer.terms, learned_term(layer.terms), codes)
                 shape = tuple(layer.weight.shape) if layer.weight is not None else ()
                 bias = tensors.get(f"bias.{product.name}")
                 layer = replace(layer, terms=terms, weight=value_of_terms(terms, shape), bias=bias)

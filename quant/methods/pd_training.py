@@ -22,6 +22,7 @@ from quant.methods.prediction_loss import (
     rounding_temperature,
 )
 from quant.model_pass import Product, attribute
+from quant.predictions import output_power
 
 
 @dataclass(eq=False)
@@ -38,6 +39,11 @@ class UnitTraining:
     iteration: int = 0
     carried: list[Tensor] = field(default_factory=list[Tensor])
     """Last gradient of the prediction difference; it stands until the next evaluation."""
+
+    @property
+    def has_variables(self) -> bool:
+        """Whether there is anything to train: a unit in float has nothing."""
+        return bool(self.rounding or self.scales or self.biases)
 
     def state(self) -> dict[str, Tensor]:
         """Tensors that, with the iteration number, continue the run bit for bit."""
@@ -93,7 +99,7 @@ def start_training(
         layer = placement.layers.get(product.name)
         if layer is None:
             continue
-        if layer.terms and layer.terms[-1].rows is None and layer.terms[-1].cols is None:
+        if layer.terms:
             rounding[product.name] = rounding_variable(
                 attribute(runner.module, str(product.weight)), layer.terms
             )
@@ -104,7 +110,10 @@ def start_training(
             if key is not None and isinstance(grid, ActQuantizer) and key not in done:
                 scale = torch.tensor(grid.scale, requires_grad=True)
                 scales[key] = LearnedScale(grid, scale, options.drop_inside, generator)
-    optimizers = [torch.optim.Adam([v.alpha for v in rounding.values()], lr=options.learning_rate_rounding)]
+    optimizers: list[torch.optim.Adam] = []
+    if rounding:
+        rate = options.learning_rate_rounding
+        optimizers.append(torch.optim.Adam([v.alpha for v in rounding.values()], lr=rate))
     groups = [
         {"params": [s.scale], "initial_lr": options.learning_rate_scale * (s.grid.scale if relative else 1.0)}
         for s in scales.values()
@@ -203,6 +212,7 @@ def train_unit(
     """Run the remaining iterations (methods.md 3.7); the unit sees samples of the graph's own batch size."""
     options, unit = training.options, training.unit
     channel = 1 if data.target.dim() in (2, 4) else -1
+    power = output_power(data.logits)
     with torch.enable_grad():
         while training.iteration < options.iterations:
             pick = torch.randint(len(data.quantized), (options.batch,), generator=training.generator)
@@ -226,12 +236,16 @@ def train_unit(
                 pure = _run(runner, unit, data.quantized[pick], side, soft)
                 env = {**side, unit.exit: pure}
                 runner.run(env, tail, None, frozenset({runner.output, *side}))
-                difference = prediction_difference(data.logits[pick], env[runner.output], options.temperature)
+                difference = prediction_difference(
+                    data.logits[pick], env[runner.output], options.temperature, power
+                )
                 difference = difference / options.lambda_r
             add_gradients(training, local, difference)
             cosine = 0.5 * (1 + math.cos(math.pi * training.iteration / options.iterations))
-            for group in training.optimizers[1].param_groups if len(training.optimizers) > 1 else []:
-                group["lr"] = group["initial_lr"] * cosine
+            for optimizer in training.optimizers:
+                for group in optimizer.param_groups:
+                    if "initial_lr" in group:  # the rounding keeps its rate
+                        group["lr"] = group["initial_lr"] * cosine
             for optimizer in training.optimizers:
                 optimizer.step()
             with torch.no_grad():

@@ -5,17 +5,29 @@ L = L_reg + w L_round + L_PD / lambda_r; the sum, and how its gradients meet, is
 
 from torch import Tensor
 
+from quant.predictions import class_axis, mean_square
 
-def prediction_difference(exact: Tensor, quantized: Tensor, temperature: float = 1.0) -> Tensor:
+
+def prediction_difference(
+    exact: Tensor, quantized: Tensor, temperature: float = 1.0, power: float | None = None
+) -> Tensor:
     """``KL(softmax(z_fp / T) || softmax(z_q / T))``, mean over all predictions, no T^2 factor."""
-    return prediction_differences(exact, quantized, temperature).mean()
+    return prediction_differences(exact, quantized, temperature, power).mean()
 
 
-def prediction_differences(exact: Tensor, quantized: Tensor, temperature: float = 1.0) -> Tensor:
-    """The same of every prediction."""
-    left = (exact / temperature).log_softmax(-1)
-    right = (quantized / temperature).log_softmax(-1)
-    return (left.exp() * (left - right)).sum(-1)
+def prediction_differences(
+    exact: Tensor, quantized: Tensor, temperature: float = 1.0, power: float | None = None
+) -> Tensor:
+    """The same of every prediction; where there are no classes, squared errors by the mean square of the exact ones.
+
+    ``power`` is that mean square where more outputs are known than these.
+    """
+    axis = class_axis(exact)
+    if axis is None:
+        return (quantized - exact).square() / (mean_square(exact) if power is None else power)
+    left = (exact / temperature).log_softmax(axis)
+    right = (quantized / temperature).log_softmax(axis)
+    return (left.exp() * (left - right)).sum(axis)
 
 
 def reconstruction(output: Tensor, target: Tensor, channel_axis: int = 1) -> Tensor:

@@ -31,9 +31,10 @@ FINE_BITS = 6
 class TermGrid:
     """Grid of a weight (G, O, I): one scale per order and row, and which rows or columns each order covers."""
 
-    scales: Tensor  # (K, G, O) float64, of either sign; 0 where a row has no such order
+    scales: Tensor  # (K, G, O) float64, of either sign; 0 where a row has no such order or no weight at all
     columns: Tensor | None  # (K, G, I) bool, or None when every order covers all columns
     bits: int
+    rows: Tensor | None = None  # (K, G, O) bool, or None when every order covers all rows
 
     @property
     def limit(self) -> int:
@@ -87,8 +88,9 @@ class TermGrid:
         for order in range(len(self.scales)):
             scale = self.scales[order].flatten()
             part, rows, cols = flat[order], None, None
-            if order > 0 and bool((scale == 0).any()) and bool((scale != 0).any()):
-                rows = torch.nonzero(scale).flatten().to(torch.int32)
+            kept = None if self.rows is None else self.rows[order].flatten()
+            if kept is not None and bool(kept.any()) and not bool(kept.all()):
+                rows = torch.nonzero(kept).flatten().to(torch.int32)
                 part, scale = part[rows.long()], scale[rows.long()]
             if self.columns is not None and not bool(self.columns[order].all()):
                 cols = torch.nonzero(self.columns[order][0]).flatten().to(torch.int32)
@@ -168,6 +170,7 @@ def term_grid(weight: Tensor, scheme: Scheme, rule: ScaleRule, moment: Tensor | 
     ratio = 2.0**bits - 1
     scales = [first]
     masks = [torch.ones(groups, columns, dtype=torch.bool)]
+    kept = [torch.ones(groups, rows, dtype=torch.bool)]
     for order in range(1, scheme.order):
         current = TermGrid(torch.stack(scales), torch.stack(masks), bits)
         residual = (weight.double() - current.value(current.nearest(weight))).square()
@@ -175,18 +178,25 @@ def term_grid(weight: Tensor, scheme: Scheme, rule: ScaleRule, moment: Tensor | 
             residual = residual * energy.double()[:, None, :]
         applied = torch.stack([(scale != 0).double() for scale in scales]).sum(0)
         scale = (first / ratio**applied).float().double()
-        mask = torch.ones(groups, columns, dtype=torch.bool)
+        mask, here = torch.ones(groups, columns, dtype=torch.bool), torch.ones(groups, rows, dtype=torch.bool)
         share = scheme.shares[order]
         if share < 1 and scheme.axis == "rows":
-            scale = scale * _top(residual.sum(2).flatten(), share).reshape(groups, rows)
+            here = _top(residual.sum(2).flatten(), share).reshape(groups, rows)
+            scale = scale * here
         elif share < 1:
             if groups > 1:
                 raise QuantError(f"scheme {scheme}: input columns of a grouped convolution cannot be dropped")
             mask = _top(residual.sum((0, 1)), share)[None, :]
         scales.append(scale)
         masks.append(mask)
+        kept.append(here)
+    return TermGrid(torch.stack(scales), _unless_all(masks), bits, _unless_all(kept))
+
+
+def _unless_all(masks: list[Tensor]) -> Tensor | None:
+    """The masks of all orders together; None where they cover everything."""
     covered = torch.stack(masks)
-    return TermGrid(torch.stack(scales), None if bool(covered.all()) else covered, bits)
+    return None if bool(covered.all()) else covered
 
 
 def _top(score: Tensor, share: float) -> Tensor:

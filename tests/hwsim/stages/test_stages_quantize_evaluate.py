@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from hwsim.errors import UserError
 from hwsim.stages.evaluate import EvaluateRequest, run_evaluate
 from hwsim.stages.quantize import QuantizeRequest, SourceRecord, run_quantize
 from quant.methods.bias_choice import CANDIDATES
+from quant.sensitivity import first_tensor
 from tests.shared_data import shared
 
 FACTORY = """
@@ -27,6 +29,22 @@ def net():
         nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, 1, 1, groups=16), nn.ReLU(),
         nn.Conv2d(16, 24, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 10),
     ), (torch.zeros(1, 3, 16, 16),)
+
+class Last(nn.Module):
+    def forward(self, x):
+        return x[:, 0]
+
+def column():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(392, 1))
+    return net, (torch.zeros(1, 3, 16, 16),)
+
+def number():
+    return nn.Sequential(*column()[0], Last()), (torch.zeros(1, 3, 16, 16),)
+
+def segments():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 5, 3)), (torch.zeros(1, 3, 16, 16),)
 """
 
 
@@ -149,7 +167,7 @@ def test_composition_end_to_end(place):
     made = run_quantize(request(place, "composed", scheme="w3a8", recipe="repquant+pipe+bc"))
     verdicts = made.record.referee
     assert [verdict["item"] for verdict in verdicts] == ["repquant", "pipe", "bc"]
-    assert all(set(verdict) == {"item", "before", "after", "kept"} for verdict in verdicts)
+    assert all(set(verdict) == {"item", "before", "after", "kept", "reason"} for verdict in verdicts)
     dropped = [verdict["item"] for verdict in verdicts if not verdict["kept"]]
     assert bool(dropped) == any("dropped by the held-out referee" in remark for remark in made.record.remarks)
     assert SourceRecord.read(place / "composed").referee == verdicts
@@ -158,6 +176,53 @@ def test_composition_end_to_end(place):
         for result in (made, plain)
     ]
     assert measured[0] < 0.3 * measured[1]
+
+
+def test_an_item_whose_prerequisite_was_dropped_is_told_in_the_remarks(place, monkeypatch):
+    from quant import pipeline
+
+    answers = iter(torch.full((4,), value, dtype=torch.float64) for value in (1.0, 0.9, 2.0))
+    monkeypatch.setattr(pipeline, "divergences", lambda *_: next(answers))
+    made = run_quantize(request(place, "lacking", recipe="mse+gptq+asymmetric"))
+    assert [(verdict["item"], verdict["kept"]) for verdict in made.record.referee] == [
+        ("mse", True),
+        ("gptq", False),
+        ("asymmetric", False),
+    ]
+    told = "dropped by the held-out referee: gptq, asymmetric (needs gptq, which was dropped)"
+    assert told in made.record.remarks
+
+
+@pytest.mark.parametrize("recipe", [None, "mse+bc", "pd"])
+@pytest.mark.parametrize("net", ["number", "column", "segments"])
+def test_outputs_without_classes_on_the_last_axis(place, net, recipe):
+    """One number is measured by its squared error, a map pixel by pixel over its classes."""
+    if recipe == "pd":
+        recipe = str(place / "short.yaml")
+        (place / "short.yaml").write_text("steps: [mse, pd]\npd: {iterations: 20}\n")
+    name, found = f"{net}-{len(recipe or '')}", {}
+    for scheme in ("w2a8", "w8a8"):
+        asked = replace(request(place, name, scheme=scheme, recipe=recipe), model=f"{place}/net.py:{net}")
+        made = run_quantize(asked)
+        assert all(0 < v["before"] < 100 for v in made.record.referee)
+        evaluated = run_evaluate(EvaluateRequest(str(made.directory), str(place / "calib.npz")))
+        found[scheme] = evaluated.metrics
+    inputs = torch.from_numpy(np.load(place / "calib.npz")["x"])
+    with torch.no_grad():
+        exact, ours = (
+            torch.cat([first_tensor(run(x)) for x in inputs.split(8)]).double()
+            for run in (made.source.module, made.model.integer())
+        )
+    if net == "segments":
+        p, q = exact.softmax(1), ours.softmax(1)
+        expected = float((p * (p.log() - q.log())).sum(1).mean())
+        assert found["w8a8"]["kl"] == pytest.approx(expected, rel=1e-3)
+        assert found["w8a8"]["kl"] < 0.1 * found["w2a8"]["kl"]
+    else:
+        assert set(found["w8a8"]) == {"relative_squared_error"}
+        expected = float((ours - exact).square().sum() / exact.square().sum())
+        assert found["w8a8"]["relative_squared_error"] == pytest.approx(expected, rel=1e-3)
+        assert found["w8a8"]["relative_squared_error"] < found["w2a8"]["relative_squared_error"]
 
 
 def test_recipe_file_with_settings(place):

@@ -269,3 +269,18 @@ def test_user_mistakes():
         calibrate(loaded("pre_norm"), {"nosuch": Scheme(4, 4)}, batches("pre_norm", 1))
     with pytest.raises(QuantError, match="both widths"):
         calibrate(loaded("pre_norm"), assignment("pre_norm", "w4"), batches("pre_norm", 1))
+
+
+def test_a_layer_that_reads_a_parameter_is_calibrated_like_any_other():
+    """Learned queries stand in no stream: they are read from the graph."""
+    module, data = loaded("queries"), batches("queries", 4)
+    errors = []
+    for options in (
+        CalibrationOptions(),
+        CalibrationOptions("mse", "mse", gptq=GptqOptions(), asymmetric=True, bias="layer"),
+    ):
+        ours = calibrate(module, assignment("queries", "w4a6"), data, options)
+        integer = integer_model(ours.module, ours.placement).integer()
+        torch.testing.assert_close(integer(*data[0])[0], ours.logits(data[0]), rtol=1e-3, atol=1e-3)
+        errors.append(float((logits(ours, data) - float_logits("queries", data)).square().mean()))
+    assert errors[1] < errors[0]

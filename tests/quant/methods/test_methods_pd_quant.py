@@ -36,6 +36,7 @@ from quant.methods.prediction_loss import (
     rounding_regulariser,
     rounding_temperature,
 )
+from quant.methods.sample_axis import sample_leading
 from quant.model_pass import attribute, find_products
 from quant.scheme import Scheme
 from tests.quant.methods.toy_networks import batches, eager, loaded
@@ -162,6 +163,46 @@ def test_expanded_layer_learns_the_rounding_of_its_last_term():
     assert float((rebuilt - weight).abs().max()) <= float(layer.terms[1].scale.max()) * 1.001
 
 
+@pytest.mark.parametrize("text", ["w3a8.o2.g50", "w3a8.o2.c50"])
+def test_before_a_sparse_term_the_last_whole_one_is_learned(text, tmp_path):
+    """The sparse terms stand, the network comes nearer, and a killed run goes on with the term that was learned."""
+    model, data = calibrated("pre_norm", text, 8), batches("pre_norm", 8)
+    options = replace(FAST, iterations=60, polish=0)
+    ours = pd_quant(model, data, options)
+    runner, moved = GraphRunner(model.module), 0
+    for name, layer in model.placement.layers.items():
+        for number, (old, new) in enumerate(zip(layer.terms, ours.placement.layers[name].terms, strict=True)):
+            new.check(name, tuple(layer.weight.flatten(1).shape))
+            moved += number == 0 and not torch.equal(old.codes, new.codes)
+            assert number == 0 or torch.equal(old.codes, new.codes)
+    assert moved > 0
+    with torch.no_grad():
+        exact = torch.cat([runner.logits(batch) for batch in data])
+    before, after = (torch.cat([m.logits(batch) for batch in data]) for m in (model, ours))
+    assert float(prediction_difference(exact, after)) < float(prediction_difference(exact, before))
+    path = tmp_path / "state.safetensors"
+    with pytest.raises(Killed):
+        pd_quant(model, data, options, checkpoint=path, progress=kill_at(70))
+    resumed = pd_quant(model, data, options, checkpoint=path)
+    assert torch.equal(resumed.logits(data[0]), ours.logits(data[0]))
+
+
+@pytest.mark.parametrize(
+    "floats", [("head",), ("stem", "a", "depthwise"), ("stem", "a", "depthwise", "b", "head")]
+)
+def test_units_in_float_are_left_alone(floats):
+    plan = {
+        product.name: Scheme.parse("fp" if product.name in floats else "w3a6")
+        for product in find_products(loaded("residual"))
+    }
+    data = batches("residual", 3)
+    model = calibrate(loaded("residual"), plan, data, CalibrationOptions("mse", "mse"))
+    ours = pd_quant(model, data, replace(FAST, iterations=5))
+    assert set(ours.placement.layers) == set(plan) - set(floats)
+    assert set(ours.notes) >= {f"pd {name}" for name in ("stem", "a", "b", "head") if name not in floats}
+    assert not {f"pd {name}" for name in floats} & set(ours.notes)
+
+
 def test_drop_mix_takes_aligned_elements():
     """D6: every element comes from the same place of one of the two tensors."""
     a, b = torch.arange(1000.0), -torch.arange(1000.0)
@@ -256,6 +297,40 @@ def test_correction_moves_towards_the_memory_and_is_tied_by_lambda():
         refuse_layer_norm(GraphRunner(loaded("pre_norm")))
     with pytest.raises(QuantError, match="LayerNorm"):
         pd_quant(calibrated("pre_norm", "w8a8", 1), batches("pre_norm", 1), FAST, memory=memory())
+
+
+@pytest.mark.parametrize("size", [1, 7, 8])
+@pytest.mark.parametrize("name", ["tokens_first", "in_one_row", "queries"])
+def test_cuts_go_where_samples_lead(name, size):
+    """The seven tokens in front are no samples, not even in a batch of seven."""
+    model, data = loaded(name, size), batches(name, 3, size)
+    runner = GraphRunner(model)
+    leading = sample_leading(runner, data[0])
+    units = cut_into_units(runner, leading).units
+    assert len(units) == {"tokens_first": 2, "in_one_row": 3, "queries": 2}[name]
+    assert {unit.exit for unit in units} | {units[0].entry} <= leading
+    inside = [product.name for unit in units for product in unit.products]
+    assert sorted(inside) == sorted(product.name for product in find_products(model))
+    plan = {product.name: Scheme.parse("w3a6") for product in find_products(model)}
+    start = calibrate(model, plan, data, CalibrationOptions("mse", "mse"))
+    seen: set[str] = set()
+    options = replace(FAST, iterations=20, holdout=0.0)
+    ours = pd_quant(start, data, options, progress=lambda unit, *_: seen.add(unit))
+    assert seen == {*(unit.name for unit in units), "polish"}
+    changed = [
+        not torch.equal(a.weight, b.weight)
+        for a, b in zip(ours.placement.layers.values(), start.placement.layers.values(), strict=True)
+        if a.weight is not None
+    ]
+    assert any(changed)
+
+
+@pytest.mark.parametrize("name", ["residual", "pre_norm", "post_norm", "gated"])
+def test_cuts_of_ordinary_networks_need_no_samples(name):
+    runner = GraphRunner(loaded(name))
+    leading = sample_leading(runner, batches(name, 1)[0])
+    plans = [cut_into_units(runner, known).units for known in (None, leading)]
+    assert [unit.nodes for unit in plans[0]] == [unit.nodes for unit in plans[1]]
 
 
 @pytest.mark.parametrize("name", ["residual", "pre_norm"])

@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,13 +12,24 @@ import torch
 
 from quant import pipeline
 from quant.errors import QuantError
+from quant.log_codes import ZeroMode
 from quant.methods.bias_choice import CANDIDATES
-from quant.methods.held_out import standard_error
+from quant.methods.bias_compensation import BiasAxes, BiasPath, Shrinkage
+from quant.methods.held_out import divergences, standard_error
 from quant.methods.interpret import GraphRunner
-from quant.methods.pd_options import fast_options, paper_options
+from quant.methods.layer_norm_reparam import TargetScale
+from quant.methods.output_gain import Gain
+from quant.methods.pd_options import fast_options, paper_options, preset_options
 from quant.model_pass import find_products
-from quant.pipeline import PolishContext, apply_recipe, architecture_of, run_recipe, uniform_assignment
-from quant.recipe import Recipe
+from quant.pipeline import (
+    PolishContext,
+    Verdict,
+    apply_recipe,
+    architecture_of,
+    run_recipe,
+    uniform_assignment,
+)
+from quant.recipe import ALLOWED, STEPS, Recipe
 from quant.scheme import Scheme
 from tests.quant.methods.toy_networks import batches, loaded
 
@@ -46,11 +58,55 @@ def test_parse_sorts_and_opens_aliases():
         ({"steps": ["bc"], "bc": {"nosuch": 1}}, "no setting 'nosuch'"),
         ({"steps": ["gptq"], "gptq": {"damp": "high"}}, "expected float"),
         ({"steps": ["pipe"], "pipe": {"order": True}}, "expected int"),
+        ({"steps": ["gptq"], "gptq": {"block": 0}}, r"gptq.block: 0 is out of range; give 1 or more"),
+        ({"steps": ["gptq"], "gptq": {"damp": 0.0}}, r"gptq.damp: 0.0 .* a number above 0"),
+        ({"steps": ["gptq"], "gptq": {"damp": math.inf}}, r"gptq.damp: inf is out"),
+        ({"steps": ["gptq"], "gptq": {"damp": math.nan}}, r"gptq.damp: nan is out"),
+        ({"steps": ["repquant"], "clip": {"learning_rate": math.nan}}, r"clip.learning_rate: nan is out"),
+        ({"steps": ["repquant"], "clip": {"learning_rate": -1}}, r"clip.learning_rate: -1 is out"),
+        ({"steps": ["repquant"], "clip": {"batch_tokens": 0}}, r"clip.batch_tokens: 0 is out"),
+        ({"steps": ["repquant"], "clip": {"steps": -1}}, r"clip.steps: -1 is out of range; give 0 or more"),
+        ({"steps": ["pd"], "pd": {"iterations": -2}}, r"pd.iterations: -2 is out of range; give -1 or more"),
+        (
+            {"steps": ["pd"], "pd": {"preset": "slow"}},
+            r"pd.preset: no 'slow'; choose from fast, paper, qdrop",
+        ),
+        ({"steps": ["pd"], "pd": {"architecture": "vgg"}}, r"pd.architecture: no 'vgg'"),
+        ({"steps": ["pipe"], "pipe": {"order": 0}}, r"pipe.order: 0 is out"),
+        ({"steps": ["reparam"], "reparam": {"target": "median"}}, r"reparam.target: no 'median'"),
+        ({"steps": ["bc"], "bc": {"shrinkage": "some"}}, r"bc.shrinkage: no 'some'"),
+        ({"steps": ["bc"], "bc": {"axes": "rows"}}, r"bc.axes: no 'rows'"),
+        ({"steps": ["logsoftmax"], "logsoftmax": {"zero": "lax"}}, r"logsoftmax.zero: no 'lax'"),
+        ({"steps": ["mse"], "gptq": {"block": 64}}, "gptq: has settings but is not among the steps"),
+        ("mse+percentile", "mse and percentile both set the activation ranges; keep one"),
+        ("repquant+pow2", "pow2 and gptq both make the first order; keep one"),
+        ("mse+asymmetric", "asymmetric is a target for gptq; add gptq"),
+        ("mse+clip", "clip learns the ranges .*; add reparam"),
     ],
 )
 def test_mistakes_are_named(source, message):
     with pytest.raises(QuantError, match=message):
         Recipe.parse(source)
+
+
+def test_allowed_words_are_those_of_the_methods():
+    """The recipe repeats them, because the methods import torch."""
+    for step, name, kind, more in (
+        ("reparam", "target", TargetScale, set()),
+        ("logsoftmax", "zero", ZeroMode, set()),
+        ("bc", "shrinkage", Shrinkage, set()),
+        ("bc", "path", BiasPath, {"auto", "fp"}),
+        ("bc", "axes", BiasAxes, set()),
+        ("bc", "gain", Gain, {"auto"}),
+    ):
+        assert set(ALLOWED[step][name]) == {*get_args(kind), *more}
+    assert set(ALLOWED["logsoftmax"]["base"]) == set(pipeline.LOG_BASES)
+    for architecture in ALLOWED["pd"]["architecture"][1:]:
+        for preset in ALLOWED["pd"]["preset"]:
+            preset_options(preset, architecture)
+    for step, settings in STEPS.items():
+        for name, default in settings.items():
+            assert isinstance(default, bool) or default in ALLOWED[step][name]
 
 
 def test_recipe_does_not_import_torch():
@@ -90,7 +146,8 @@ def test_referee_keeps_what_helps_and_drops_what_does_not():
     score = result.verdicts[0].before
     for verdict in result.verdicts:
         assert verdict.before == score
-        assert verdict.kept == (verdict.after <= 1.01 * verdict.before)
+        tried = not verdict.reason.startswith("needs")
+        assert verdict.kept == (tried and verdict.after <= 1.01 * verdict.before)
         score = verdict.after if verdict.kept else score
     assert "pipe" in result.recipe.items
     assert score < 0.8 * result.verdicts[0].before
@@ -98,6 +155,101 @@ def test_referee_keeps_what_helps_and_drops_what_does_not():
     assert strict.recipe.items == ()
     base = apply_recipe(loaded("pre_norm"), plan, data[:8], Recipe())
     assert torch.equal(strict.calibrated.logits(data[0]), base.logits(data[0]))
+
+
+def test_what_relies_on_a_dropped_step_is_not_tried(monkeypatch):
+    """Whether a recipe is sound does not hang on what the referee makes of its parts."""
+    answers = iter(torch.full((8,), value, dtype=torch.float64) for value in (1.0, 3.0, 0.5))
+    monkeypatch.setattr(pipeline, "divergences", lambda *_: next(answers))
+    recipe = Recipe.parse({"steps": ["gptq", "asymmetric", "bc"], "bc": {"path": "quantized"}})
+    plan = uniform_assignment(names(), Scheme(8, 8))
+    found = run_recipe(loaded("pre_norm"), plan, batches("pre_norm", 3), recipe)
+    assert found.verdicts == (
+        Verdict("gptq", 1.0, 3.0, False),
+        Verdict("asymmetric", 1.0, 1.0, False, "needs gptq, which was dropped"),
+        Verdict("bc", 1.0, 0.5, True),
+    )
+    assert found.recipe.items == ("bc",)
+
+
+def test_steps_of_a_dropped_alias_are_tried_one_by_one(monkeypatch):
+    """Harmless parts do not go with the one that does harm, and an alias brings along what relies on it."""
+    scores = (1.0, 2.0, 0.5, 0.7, 0.9)  # none, repquant, mse, reparam, gptq
+    answers = iter(torch.full((8,), value, dtype=torch.float64) for value in scores)
+    monkeypatch.setattr(pipeline, "divergences", lambda *_: next(answers))
+    plan = uniform_assignment(names(), Scheme(8, 8))
+    found = run_recipe(loaded("pre_norm"), plan, batches("pre_norm", 3), Recipe.parse("repquant+clip"))
+    assert found.verdicts == (
+        Verdict("repquant", 1.0, 2.0, False, "its steps were tried one by one"),
+        Verdict("mse", 1.0, 0.5, True),
+        Verdict("reparam", 0.5, 0.7, False),
+        Verdict("clip", 0.5, 0.5, False, "needs reparam, which was dropped"),
+        Verdict("gptq", 0.5, 0.9, False),
+    )
+    assert found.recipe.items == ("mse",)
+
+
+def test_round_off_drops_nothing(monkeypatch):
+    """At many bits all divergences are about 0, and a step that changes nothing is kept whatever the tolerance."""
+    plan, data = uniform_assignment(names(), Scheme(12, 12)), batches("pre_norm", 3)
+    found = run_recipe(loaded("pre_norm"), plan, data, Recipe.parse("mse+gptq"))
+    assert all(verdict.before >= 0 and verdict.after >= 0 for verdict in found.verdicts)
+    neutral = Recipe.parse({"steps": ["pipe"], "pipe": {"order": 1}})
+    (same,) = run_recipe(loaded("pre_norm"), plan, data, neutral, tolerance=-1.0).verdicts
+    assert same.kept and same.before == same.after
+    answers = iter(torch.full((8,), value, dtype=torch.float64) for value in (1e-12, 8e-10))
+    monkeypatch.setattr(pipeline, "divergences", lambda *_: next(answers))
+    assert run_recipe(loaded("pre_norm"), plan, data, Recipe.parse("mse")).recipe.items == ("mse",)
+
+
+def test_divergences_near_zero_are_those_of_float64():
+    exact = torch.randn(4, 5, generator=torch.Generator().manual_seed(0)) * 10
+    near = exact * (1 + 1e-6)
+
+    class Near:
+        def logits(self, _):
+            return near
+
+    p, q = exact.double().softmax(-1), near.double().softmax(-1)
+    found = divergences(Near(), [(exact,)], [exact])
+    assert float(found.min()) >= 0
+    torch.testing.assert_close(found, (p * (p.log() - q.log())).sum(-1).clamp(min=0), rtol=1e-2, atol=1e-15)
+
+
+def test_pd_behind_dfq_remembers_the_equalised_batch_norms(monkeypatch):
+    import quant.methods.pd_quant as module
+    from quant.equalize import equalized
+
+    seen = []
+    monkeypatch.setattr(module, "pd_quant", lambda made, *_, memory, **__: seen.append(memory) or made)
+    graph = loaded("residual")
+    known = {
+        product.name: product.node.meta["batch_norm"]
+        for product in find_products(graph)
+        if "batch_norm" in product.node.meta
+    }
+    plan = uniform_assignment(names("residual"), Scheme(8, 8))
+    settings = {"pd": {"preset": "paper"}}
+    for steps in (["pd"], ["dfq", "pd"]):
+        recipe = Recipe.parse({"steps": steps, **settings})
+        apply_recipe(graph, plan, batches("residual", 1), recipe, polish=PolishContext(known))
+    scaled = {p.name: p.node.meta.get("batch_norm") for p in find_products(equalized(graph)[0])}
+    changed = 0
+    for name, (mean, deviation) in known.items():
+        plain, equal = seen[0][name], seen[1][name]
+        assert torch.equal(plain.mean, mean) and torch.equal(equal.mean, scaled[name][0])
+        assert torch.equal(plain.variance, deviation.square())
+        assert torch.equal(equal.variance, scaled[name][1].square())
+        changed += not torch.equal(plain.mean, equal.mean)
+    assert changed > 0
+
+
+def test_contradictions_are_found_before_anything_is_fitted(monkeypatch):
+    monkeypatch.setattr(pipeline, "calibrate", lambda *_: pytest.fail("fitted"))
+    recipe = Recipe.parse({"steps": ["pow2", "bc"], "bc": {"gain": "layer"}})
+    plan = uniform_assignment(names(), Scheme(8, 8))
+    with pytest.raises(QuantError, match="take no gain"):
+        run_recipe(loaded("pre_norm"), plan, batches("pre_norm", 3), recipe)
 
 
 def test_held_out_batches_are_never_fitted():
@@ -176,10 +328,10 @@ def test_pd_takes_the_preset_of_the_architecture(monkeypatch):
 def test_the_bias_after_pd_keeps_its_rounding_and_its_scales():
     data = batches("residual", 4)
     plan = uniform_assignment(names("residual"), Scheme(3, 4))
-    pd = {"pd": {"iterations": 20}, "bc": {"path": "quantized", "axes": "channel"}}
+    pd, bias = {"pd": {"iterations": 20}}, {"bc": {"path": "quantized", "axes": "channel"}}
     alone, with_bias = (
-        apply_recipe(loaded("residual"), plan, data, Recipe.parse({"steps": steps, **pd})).placement
-        for steps in (["mse", "pd"], ["mse", "pd", "bc"])
+        apply_recipe(loaded("residual"), plan, data, Recipe.parse(source)).placement
+        for source in ({"steps": ["mse", "pd"], **pd}, {"steps": ["mse", "pd", "bc"], **pd, **bias})
     )
     assert alone.activations == with_bias.activations
     plain = apply_recipe(loaded("residual"), plan, data, Recipe.parse("mse")).placement

@@ -95,6 +95,24 @@ def test_terms_rebuild_the_weight_and_keep_their_sparsity(text, groups):
         assert len(terms[1].cols) == 6
 
 
+@pytest.mark.parametrize("rule", ["minmax", "mse"])
+@pytest.mark.parametrize("text", ["w4", "w4.o2", "w4.o2.c50", "w4.o2.g50", "w4.o2.g0", "w4.o3.c50-100"])
+def test_an_output_without_weights_has_zero_codes_and_stays_where_it_is(text, rule):
+    weight, scheme = heavy(2), Scheme.parse(text)
+    weight[0, 3] = 0
+    grid = term_grid(weight, scheme, rule)
+    terms = grid.terms(grid.nearest(weight))
+    for number, term in enumerate(terms):
+        term.check(f"term {number}", (10, 24))
+        assert (term.rows is None) == (number == 0 or scheme.axis == "columns" or scheme.kept in ((), (0,)))
+        full = term.dense((10, 24))
+        assert not full.codes[3].any() and float(full.scale[3]) == 1.0
+    alive = [row for row in range(10) if row != 3]
+    without = term_grid(weight[:, alive], scheme, rule)
+    plain = weight_of(without.terms(without.nearest(weight[:, alive])), (9, 24))
+    assert torch.equal(weight_of(terms, (10, 24))[alive], plain)
+
+
 def test_zero_rows_and_refusals():
     weight = torch.zeros(1, 3, 5)
     grid = term_grid(weight, Scheme(4, None, order=2), "mse")

@@ -91,6 +91,50 @@ class Residual(nn.Module):
         return self.head(torch.relu(self.bn3(self.b(x))).mean((2, 3)))
 
 
+class TokensFirst(nn.Module):
+    """torch's own encoder with tokens in front and samples behind them."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.attn = nn.Linear(6, 16), nn.MultiheadAttention(16, 2)
+        self.norm, self.fc, self.head = nn.LayerNorm(16), nn.Linear(16, 16), nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.embed(x.transpose(0, 1))
+        x = x + self.attn(x, x, x, need_weights=False)[0]
+        x = x + torch.relu(self.fc(self.norm(x)))
+        return self.head(x.transpose(0, 1)[:, 0])
+
+
+class InOneRow(nn.Module):
+    """Lays the tokens of all samples in one row for its linear layers, as some language models do."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.norm = nn.Linear(6, 16), nn.LayerNorm(16)
+        self.fc1, self.fc2, self.head = nn.Linear(16, 32), nn.Linear(32, 16), nn.Linear(16, 5)
+
+    def forward(self, x):
+        b, t, _ = x.shape
+        x = self.embed(x.reshape(-1, 6)).reshape(b, t, 16)
+        row = self.fc1(self.norm(x).reshape(-1, 16))
+        x = x + self.fc2(torch.relu(row)).reshape(b, t, 16)
+        return self.head(x.mean(1))
+
+
+class Queries(nn.Module):
+    """Learned queries, the first product of the graph, look at the tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(5, 16))
+        self.ask, self.key, self.value, self.head = (nn.Linear(n, 16) for n in (16, 6, 6, 16))
+
+    def forward(self, x):
+        weights = torch.softmax(self.ask(self.queries) @ self.key(x).transpose(1, 2) / 4, -1)
+        return self.head(weights @ self.value(x)).mean(1)
+
+
 def _seeded(kind):
     torch.manual_seed(0)
     model = kind()
@@ -111,6 +155,7 @@ def _seeded(kind):
 
 
 KINDS = {"pre_norm": PreNorm, "paired": Paired, "post_norm": PostNorm, "gated": Gated, "residual": Residual}
+KINDS |= {"tokens_first": TokensFirst, "in_one_row": InOneRow, "queries": Queries}
 
 
 def pre_norm():
@@ -127,6 +172,18 @@ def post_norm():
 
 def gated():
     return _seeded(Gated), (torch.zeros(1, 7, 6),)
+
+
+def tokens_first():
+    return _seeded(TokensFirst), (torch.zeros(1, 7, 6),)
+
+
+def in_one_row():
+    return _seeded(InOneRow), (torch.zeros(1, 7, 6),)
+
+
+def queries():
+    return _seeded(Queries), (torch.zeros(1, 7, 6),)
 
 
 def residual():

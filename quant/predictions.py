@@ -1,0 +1,35 @@
+"""What the first output of a network predicts: along which axis its classes lie, if it has any.
+
+Everybody who compares two networks by their predictions asks here: the referee of a recipe, PD-Quant, the choice of
+a bias and the evaluation.
+"""
+# pyright: basic
+# tensor methods are untyped in torch's stubs.
+
+from torch import Tensor
+
+
+def class_axis(outputs: Tensor) -> int | None:
+    """Axis 1 of maps (samples, classes, height, width), else the last; None where there is one number, no classes."""
+    if outputs.dim() < 2:
+        return None
+    axis = 1 if outputs.dim() == 4 else outputs.dim() - 1
+    return axis if outputs.shape[axis] > 1 else None
+
+
+def classes_last(outputs: Tensor) -> Tensor:
+    """The same with the classes on the last axis, one of size 1 where there are none."""
+    axis = class_axis(outputs)
+    if axis is None:
+        return outputs if outputs.dim() > 1 and outputs.shape[-1] == 1 else outputs.unsqueeze(-1)
+    return outputs.movedim(axis, -1)
+
+
+def output_power(outputs: Tensor) -> float | None:
+    """By what squared errors of outputs without classes are divided (`mean_square`); None where there are classes."""
+    return None if class_axis(outputs) is not None else mean_square(outputs)
+
+
+def mean_square(outputs: Tensor) -> float:
+    """Mean square, never 0."""
+    return max(float(outputs.double().square().mean()), 1e-24)
