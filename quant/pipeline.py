@@ -319,7 +319,7 @@ def run_recipe(
     held = max(held, 1) if holdout > 0 else 0
     if held >= len(batches):
         raise QuantError(
-            f"pipeline: {len(batches)} batches leave none to fit on; give more or set holdout to 0"
+            "recipe: one batch of samples leaves none to fit on beside the one that is held out; give more samples"
         )
     fit, test = batches[: len(batches) - held], batches[len(batches) - held :]
     if not test:

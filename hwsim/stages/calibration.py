@@ -1,5 +1,6 @@
 """Calibration inputs of a loaded model, from whatever data the user names."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ def input_form(model: "LoadedModel") -> InputForm:
 def calibration_data(
     spec: str, model: "LoadedModel", *, samples: int = DEFAULT_SAMPLES, tokenizer: Path | None = None
 ) -> "tuple[list[tuple[Tensor, ...]], DataRecord]":
-    """Whole batches of at most `samples` calibration samples, and the record of what was read.
+    """Whole batches of at most `samples` calibration samples, and the record of what was read and is used.
 
     In a seeded random order: samples often come sorted, and whoever holds out the last batches must not hold out
     the last classes.
@@ -36,4 +37,8 @@ def calibration_data(
     found = list(dataset.samples())
     order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0)).tolist()
     shuffled = Dataset(dataset.record, lambda: iter([found[index] for index in order]))
-    return [batch.inputs for batch in shuffled.batches(form.batch)], dataset.record
+    batches = list(shuffled.batches(form.batch))
+    if len(batches) > 2 and batches[-1].valid < form.batch:
+        batches.pop()  # copies of a few samples would weigh as much as a whole batch, or be all that is held out
+    used = sum(batch.valid for batch in batches)
+    return [batch.inputs for batch in batches], replace(dataset.record, count=used)

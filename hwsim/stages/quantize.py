@@ -8,6 +8,7 @@ load them again. Same inputs and seed give the same bytes.
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -132,15 +133,18 @@ def run_quantize(request: QuantizeRequest, watch: Watch | None = None) -> Quanti
         raise UserError("hwsim quantize: --scheme needs --model")
     files.check_writable(request.output_dir)
     usual = 1 if spec.startswith("hf:") else IMAGE_BATCH
-    model = load_batched(
-        spec, request.batch, usual, weights=request.weights, seed=request.seed, sequence=request.sequence
-    )
+    load = partial(load_batched, spec, weights=request.weights, seed=request.seed, sequence=request.sequence)
+    model = load(request.batch, usual)
     if plan is not None:
         assignment, holds = plan_assignment(plan, model)
     else:
         assert scheme is not None
         assignment, holds = uniform_assignment(model.graph, scheme), None
     samples = _samples(request, model, request.batch or usual)
+    smaller = samples.half(request.samples) if request.batch is None and _recipe(request, assignment) else None
+    if smaller is not None:
+        model = load(None, smaller)
+        samples = _samples(request, model, smaller)
     made = _quantize(request, model, assignment, samples, watch)
     quantized = with_ensemble(made.model, holds)
     digest = quantized.save(request.output_dir)
@@ -198,6 +202,11 @@ class _Samples:
     batches: "list[tuple[Tensor, ...]]"
     source: str
     record: "DataRecord | None"
+
+    def half(self, asked: int) -> int | None:
+        """Where all samples are one batch, the size at which there is one to fit on and one to hold out."""
+        count = 0 if self.record is None or len(self.batches) > 1 else min(asked, self.record.count)
+        return count // 2 if count > 1 else None
 
 
 @dataclass(frozen=True)

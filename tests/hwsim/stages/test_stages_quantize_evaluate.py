@@ -15,6 +15,7 @@ from hwsim.cli.quantize import quantize as quantize_command
 from hwsim.errors import UserError
 from hwsim.stages.evaluate import EvaluateRequest, run_evaluate
 from hwsim.stages.quantize import QuantizeRequest, SourceRecord, run_quantize
+from quant.errors import QuantError
 from quant.methods.bias_choice import CANDIDATES
 from quant.sensitivity import first_tensor
 from tests.shared_data import shared
@@ -159,6 +160,31 @@ def test_recipe_is_fitted_and_recorded(place):
     assert kl["bc"] < kl[""]
     with pytest.raises(UserError, match="all layers take the same"):
         run_quantize_mixed(place)
+
+
+def test_a_recipe_takes_few_samples(place):
+    """One batch of them is split, so that some are held out; a single one is refused."""
+    made = run_quantize(request(place, "few", recipe="mse+bc", samples=5))
+    assert made.record.calibration["count"] == 4 and [v["item"] for v in made.record.referee] == [
+        "mse",
+        "bc",
+    ]
+    x = np.load(place / "calib.npz")["x"]
+    for count in (7, 2, 1):
+        np.savez(place / "some.npz", x=x[:count])
+        given = request(place, f"some{count}", recipe="mse+bc", calibration_data=str(place / "some.npz"))
+        if count == 1:
+            with pytest.raises(QuantError, match="give more samples"):
+                run_quantize(given)
+            assert not (place / "some1").exists() or not list((place / "some1").iterdir())
+        else:
+            assert run_quantize(given).record.calibration["count"] == count // 2 * 2
+
+
+def test_no_batch_of_copies_is_held_out(place):
+    """What is left of the samples behind whole batches is not used: it would be the batch that is held out."""
+    made = run_quantize(request(place, "ragged", recipe="mse", calibration_data=str(place / "test.npz")))
+    assert made.record.calibration["count"] == 32
 
 
 def test_composition_end_to_end(place):

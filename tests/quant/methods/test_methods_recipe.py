@@ -286,7 +286,7 @@ def test_no_holdout_keeps_everything_and_one_batch_needs_it():
     result = run_recipe(loaded("pre_norm"), plan, data, Recipe.parse("bc"), holdout=0)
     assert result.recipe.items == ("bc",)
     assert result.verdicts == ()
-    with pytest.raises(QuantError, match="leave none"):
+    with pytest.raises(QuantError, match="leaves none to fit on"):
         run_recipe(loaded("pre_norm"), plan, data, Recipe.parse("bc"))
     model = result.quantized_model()
     with torch.no_grad():
