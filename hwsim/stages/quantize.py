@@ -141,7 +141,9 @@ def run_quantize(request: QuantizeRequest, watch: Watch | None = None) -> Quanti
         assert scheme is not None
         assignment, holds = uniform_assignment(model.graph, scheme), None
     samples = _samples(request, model, request.batch or usual)
-    smaller = samples.half(request.samples) if request.batch is None and _recipe(request, assignment) else None
+    smaller = (
+        samples.half(request.samples) if request.batch is None and _recipe(request, assignment) else None
+    )
     if smaller is not None:
         model = load(None, smaller)
         samples = _samples(request, model, smaller)
