@@ -14,12 +14,12 @@ from hwsim.errors import UserError
 
 pytest.importorskip("tvm")
 
-from hwsim.compile.isa import host_isa
+from hwsim.compile.isa import ISAS, host_isa
 from hwsim.measure.bench import Bench, run_bench
 from hwsim.measure.calibrate import compile_network, fit_descriptor, measure_machine
 from hwsim.measure.descriptor_file import descriptor_yaml
 from hwsim.measure.device import ArtifactTimes, Local, Sample
-from hwsim.measure.machine import Peak, peak_rate, product_kernel
+from hwsim.measure.machine import Peak, TilePeak, peak_rate, product_kernel
 from hwsim.measure.remote import Remote, parse_address
 from hwsim.stages.report import read_report
 from hwsim.target.load import load_target
@@ -68,11 +68,13 @@ def server():
 class Frozen:
     """A device whose clock is a formula: a kernel's time follows from its bytes and operations."""
 
-    def __init__(self):
-        self.isa, self.name = host_isa(), "formula"
+    def __init__(self, isa):
+        self.isa, self.name = isa, "formula"
 
     def kernel(self, kernel, arrays):
-        if isinstance(kernel, Peak):
+        if isinstance(kernel, TilePeak):
+            seconds = kernel.macs(self.isa) / 800e9
+        elif isinstance(kernel, Peak):
             seconds = kernel.macs(self.isa) / (50e9 if kernel.floating else 200e9)
         else:
             work = kernel.rows * kernel.columns * kernel.run
@@ -136,9 +138,10 @@ def test_the_report_of_a_plan_gets_what_was_measured(small, tmp_path, capsys):
     assert f"Measured on {after.measurement.device}" in capsys.readouterr().out
 
 
-def test_descriptor_from_a_known_device_has_its_numbers(small, tmp_path):
+@pytest.mark.parametrize(("name", "peak"), [("x86-vnni512", 200e9), ("x86-amx", 800e9)])
+def test_descriptor_from_a_known_device_has_its_numbers(small, tmp_path, name, peak):
     _, graph = small
-    measured = measure_machine(Frozen(), "known", 1)
+    measured = measure_machine(Frozen(ISAS[name]), "known", 1)
     times = ArtifactTimes(
         {layer.name: Sample(5e-6, 4e-6, 6e-6, 5) for layer in graph.products()},
         Sample(2e-5, 2e-5, 3e-5, 5),
@@ -148,7 +151,7 @@ def test_descriptor_from_a_known_device_has_its_numbers(small, tmp_path):
     path = tmp_path / "known.yaml"
     path.write_text(descriptor_yaml(found.target, "hwsim target calibrate -o known.yaml", found.remarks()))
     read = load_target(str(path))
-    assert read.peak_macs_per_cycle(8, 8) * read.clock_hz == pytest.approx(200e9, rel=0.01)
+    assert read.peak_macs_per_cycle(8, 8) * read.clock_hz == pytest.approx(peak, rel=0.01)
     assert read.float_path.macs_per_cycle * read.clock_hz == pytest.approx(50e9, rel=0.01)
     assert read.levels[-1].bytes_per_cycle * read.clock_hz == pytest.approx(20e9, rel=0.01)
     assert read.calibration.points == 3
