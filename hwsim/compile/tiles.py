@@ -16,6 +16,7 @@ Tile registers hold what `ldtilecfg` says; a process asks the system for them fi
 # TVM ships no type stubs for its expression classes.
 
 import itertools
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
     from hwsim.compile.product import Product
     from hwsim.compile.product_code import Place
 
-_ROWS, _BYTES = 16, 64  # of a tile
+TILE_ROWS, TILE_BYTES = 16, 64  # of a tile
 _FILLED = 0.4
-TILE_MACS = 4 * _ROWS * _ROWS * _BYTES
+TILE_MACS = TILE_ROWS * TILE_ROWS * TILE_BYTES
 _SUMS, _ACTIVATIONS, _WEIGHTS = 0, 4, 6  # first register of each kind
 
 
@@ -48,9 +49,9 @@ def address(buffer: Any, index: Any) -> Any:
 
 def configure(code: Code, height: int) -> None:
     """Eight registers of 64 bytes a row (palette 1): sums and activations of some rows, weights of 16."""
-    heights = [height] * _WEIGHTS + [_ROWS] * (8 - _WEIGHTS)
+    heights = [height] * _WEIGHTS + [TILE_ROWS] * (8 - _WEIGHTS)
     words = [0] * 16
-    words[0], words[4:8] = 1, [_BYTES << 16 | _BYTES] * 4
+    words[0], words[4:8] = 1, [TILE_BYTES << 16 | TILE_BYTES] * 4
     words[12:14] = [int.from_bytes(bytes(part), "little") for part in (heights[:4], heights[4:])]
     table = code.scratch("config", 16, "int32")
     for index, word in enumerate(words):
@@ -58,11 +59,10 @@ def configure(code: Code, height: int) -> None:
     instruction(code, "ldtilecfg", address(table, 0))
 
 
-def multiply_all(code: Code) -> None:
-    """All tile registers multiplied once: `TILE_MACS`."""
-    for i in range(2):
-        for j in range(2):
-            instruction(code, "tdpbusd", _SUMS + 2 * i + j, _ACTIVATIONS + i, _WEIGHTS + j)
+def multiply(code: Code, tiles: Iterable[tuple[int, int]]) -> None:
+    """Add the products of some tiles of activations and of weights to the sums of each pair: `TILE_MACS` a pair."""
+    for i, j in tiles:
+        instruction(code, "tdpbusd", _SUMS + 2 * i + j, _ACTIVATIONS + i, _WEIGHTS + j)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class TileCode(ProductCode):
     def __init__(self, code: Code, product: "Product", isa: Isa, prefix: str = "") -> None:
         super().__init__(code, product, isa, prefix)
         plain = not product.floating and not product.serial and product.activation_dtype == "uint8"
-        long = plain and product.planes[0] == 1 and product.run >= _BYTES
+        long = plain and product.planes[0] == 1 and product.run >= TILE_BYTES
         grid = RowGrid.of(product.dims) if long else None
         if grid is not None and (
             product.rows < _FILLED * grid.places(product.rows) or product.row_block % grid.inner
@@ -130,13 +130,13 @@ class TileCode(ProductCode):
     def _row_tiles(self, place: "Place", rows: tuple[Any, int]) -> None:
         (first, count), grid = rows, self.grid
         places = 0 if grid is None or count % grid.inner else grid.places(count)
-        if grid is None or places < _ROWS:
+        if grid is None or places < TILE_ROWS:
             super()._row_tiles(place, rows)
             return
         start = first if grid.inner == 1 else tirx.floordiv(first, grid.inner) * grid.pitch
-        configure(self.code, _ROWS)
+        configure(self.code, TILE_ROWS)
         done = 0
-        for height in (2 * _ROWS, _ROWS):
+        for height in (2 * TILE_ROWS, TILE_ROWS):
             full = (places - done) // height
             if full:
                 with self.code.loop(full) as index:
@@ -157,7 +157,7 @@ class TileCode(ProductCode):
         for left in range(0, vectors, 2):
             ahead = (first, count) if left == 0 and product.direct else None
             self._multiply(place, start, sums, (count, left, min(2, vectors - left)), ahead)
-        done = product.run // _BYTES * (_BYTES // isa.depth) // product.steps_per_load
+        done = product.run // TILE_BYTES * (TILE_BYTES // isa.depth) // product.steps_per_load
         with code.loop(count) as row, ExitStack() as stack:
             where = self._where(code.bind("m", first + row))
             for axis in self.grid.gaps if self.grid is not None else ():
@@ -185,27 +185,26 @@ class TileCode(ProductCode):
         """Sums of ``count`` rows and ``wide`` vectors from ``left`` on, over all whole tiles of K."""
         product, code, vectors = self.product, self.code, place.section.vectors
         count, left, wide = part
-        pitch, turns = product.dims[-1][1], product.run // _BYTES
-        tiles = [(i, j) for i in range(-(-count // _ROWS)) for j in range(wide)]
+        pitch, turns = product.dims[-1][1], product.run // TILE_BYTES
+        tiles = [(i, j) for i in range(-(-count // TILE_ROWS)) for j in range(wide)]
         for i, j in tiles:
             instruction(code, "tilezero", _SUMS + 2 * i + j)
         with code.taps(product.taps) as (offset, tap), code.loop(turns) as turn:
             if ahead is not None:
                 self._prefetch_share(place, ahead, tap * turns + turn, turns * product.tap_count)
-            for i in range(-(-count // _ROWS)):
-                place_of_rows = start + i * _ROWS * pitch + offset + turn * _BYTES
+            for i in range(-(-count // TILE_ROWS)):
+                place_of_rows = start + i * TILE_ROWS * pitch + offset + turn * TILE_BYTES
                 rows = address(self.buffers["activations"], place_of_rows)
                 instruction(code, "tileloadd64", _ACTIVATIONS + i, rows, tirx.const(pitch, "int64"))
-            blocks = _BYTES // (self.isa.depth * product.steps_per_load)
+            blocks = TILE_BYTES // (self.isa.depth * product.steps_per_load)
             first = tap * product.blocks(self.isa) + turn * blocks
-            base = code.bind("b", place.byte + (first * vectors + left) * _BYTES)
+            base = code.bind("b", place.byte + (first * vectors + left) * TILE_BYTES)
             self._load_weights(base, vectors, wide)
-            for i, j in tiles:
-                instruction(code, "tdpbusd", _SUMS + 2 * i + j, _ACTIVATIONS + i, _WEIGHTS + j)
+            multiply(code, tiles)
         for i, j in tiles:
-            corner = address(sums, i * _ROWS * vectors + left + j)
+            corner = address(sums, i * TILE_ROWS * vectors + left + j)
             instruction(
-                code, "tilestored64", _SUMS + 2 * i + j, corner, tirx.const(vectors * _BYTES, "int64")
+                code, "tilestored64", _SUMS + 2 * i + j, corner, tirx.const(vectors * TILE_BYTES, "int64")
             )
 
     def _prefetch_share(self, place: "Place", rows: tuple[Any, int], turn: Any, turns: int) -> None:
@@ -222,20 +221,29 @@ class TileCode(ProductCode):
         product, code, weights = self.product, self.code, self.buffers["weights"]
         if product.packed_bits == 8:
             for j in range(wide):
-                corner, pitch = address(weights, base + j * _BYTES), tirx.const(vectors * _BYTES, "int64")
+                corner, pitch = (
+                    address(weights, base + j * TILE_BYTES),
+                    tirx.const(vectors * TILE_BYTES, "int64"),
+                )
                 instruction(code, "tileloadd64", _WEIGHTS + j, corner, pitch)
             return
         steps = product.steps_per_load
-        rows = code.scratch("unpacked", wide * _ROWS, vector("int8", _BYTES))
+        rows = code.scratch("unpacked", wide * TILE_ROWS, vector("int8", TILE_BYTES))
         for j in range(wide):
-            for block in range(_ROWS // steps):
-                load = code.bind("l", load_weights(self.isa, weights, base + (block * vectors + j) * _BYTES))
+            for block in range(TILE_ROWS // steps):
+                load = code.bind(
+                    "l", load_weights(self.isa, weights, base + (block * vectors + j) * TILE_BYTES)
+                )
                 for step in range(steps):
                     code.store(
                         rows,
-                        j * _ROWS + block * steps + step,
-                        unpack(load, step, product.packed_bits, _BYTES),
+                        j * TILE_ROWS + block * steps + step,
+                        unpack(load, step, product.packed_bits, TILE_BYTES),
                     )
             instruction(
-                code, "tileloadd64", _WEIGHTS + j, address(rows, j * _ROWS), tirx.const(_BYTES, "int64")
+                code,
+                "tileloadd64",
+                _WEIGHTS + j,
+                address(rows, j * TILE_ROWS),
+                tirx.const(TILE_BYTES, "int64"),
             )

@@ -28,9 +28,10 @@ def open_callback(spec: str, form: InputForm, limit: int | None) -> Dataset:
 
     def parts() -> Iterator[tuple[str, bytes]]:
         for sample in _stream(function, form, limit, spec):
-            seen.append(sha256_of_parts(_parts(sample)))
+            found = list(_parts(sample))
+            seen.append(sha256_of_parts(iter(found)))
             shapes.append(None if sample[1] is None else tuple(sample[1].shape))
-            yield from _parts(sample)
+            yield from found
 
     digest = sha256_of_parts(parts())
     if not seen:

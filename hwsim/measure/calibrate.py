@@ -103,13 +103,8 @@ def compile_network(model: str, directory: Path, device: Device, threads: int) -
 
 def measure_machine(device: Device, name: str, threads: int = 1) -> Measured:
     """Rates and bandwidths, and a descriptor whose other fields are first guesses."""
-    from hwsim.measure.machine import (
-        exposed_share,
-        peak_rate,
-        product_rate,
-        read_bandwidth,
-        tile_peak_rate,
-    )
+    from hwsim.compile.tiles import TILE_BYTES, TILE_ROWS
+    from hwsim.measure.machine import Peak, TilePeak, exposed_share, peak_rate, product_rate, read_bandwidth
 
     samples: dict[str, tuple[float, Sample]] = {}
     isa = device.isa
@@ -117,8 +112,8 @@ def measure_machine(device: Device, name: str, threads: int = 1) -> Measured:
     clock = _clock(peak, isa.lanes * isa.depth, clock_hz() if isinstance(device, Local) else 1e9)
     depth, rows = isa.depth, 1
     if isa.tiles:
-        peak, sample = tile_peak_rate(device)
-        depth, rows = 64, 16
+        peak, sample = peak_rate(device, TilePeak())
+        depth, rows = TILE_BYTES, TILE_ROWS
     best, _ = product_rate(device, 8, 8)
     narrow = {bits: product_rate(device, bits, 8)[0] for bits in (4, 2)}
     rates = {"w8a8": peak / clock}
@@ -129,7 +124,7 @@ def measure_machine(device: Device, name: str, threads: int = 1) -> Measured:
         rates[width] = rate / clock / (best / peak)
         samples[f"engines.0.macs_per_cycle.{width}"] = (rates[width], _scaled(sample, rates[width]))
     floats, _ = product_rate(device, None, 32)
-    float_peak, sample = peak_rate(device, floating=True)
+    float_peak, sample = peak_rate(device, Peak(floating=True))
     samples["float_fallback.macs_per_cycle"] = (float_peak / clock, _scaled(sample, float_peak / clock))
     memories: list[dict[str, Any]] = []
     levels = (caches() if isinstance(device, Local) else []) or ASSUMED_CACHES

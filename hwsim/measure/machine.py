@@ -16,13 +16,14 @@ from hwsim.compile.isa import Isa, dot
 from hwsim.compile.pack import Term, pack_terms
 from hwsim.compile.panels import sections_for
 from hwsim.compile.product import Product
-from hwsim.compile.tiles import TILE_MACS, configure, instruction, multiply_all
+from hwsim.compile.tiles import TILE_MACS, TILE_ROWS, configure, instruction, multiply
 from hwsim.measure.device import Device, Sample
 
 ROWS, COLUMNS, DEPTH = 384, 512, 512
 COLD_ROWS, COLD_DEPTH = 64, 768
 ACCUMULATORS = 24
 TURNS = 20000
+_PAIRS = ((0, 0), (0, 1), (1, 0), (1, 1))  # of tile registers
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class TilePeak:
 
     def macs(self, _isa: Isa) -> int:
         """Multiply-accumulates of one call."""
-        return self.turns * TILE_MACS
+        return self.turns * len(_PAIRS) * TILE_MACS
 
     def arguments(self, isa: Isa) -> list[tuple[str, int, str]]:
         """Name, elements and dtype of every parameter, in order."""
@@ -87,26 +88,19 @@ class TilePeak:
         """The kernel for ``isa``."""
         code = Code(name)
         (out,) = (code.parameter(*argument) for argument in self.arguments(isa))
-        configure(code, 16)
+        configure(code, TILE_ROWS)
         for register in range(8):
             instruction(code, "tilezero", register)
         with code.loop(self.turns):
-            multiply_all(code)
+            multiply(code, _PAIRS)
         instruction(code, "tilerelease")
         code.store(out, 0, constant(0, "int32", isa.lanes))
         return code.function()
 
 
-def tile_peak_rate(device: Device) -> tuple[float, Sample]:
-    """Multiply-accumulates a second on tile registers."""
-    kernel = TilePeak()
-    sample = device.kernel(kernel, [np.zeros(device.isa.lanes, np.int32)])
-    return kernel.macs(device.isa) / sample.median, sample
-
-
-def peak_rate(device: Device, floating: bool = False) -> tuple[float, Sample]:
-    """Multiply-accumulates a second on registers."""
-    kernel = Peak(floating=floating)
+def peak_rate(device: Device, kernel: Peak | TilePeak | None = None) -> tuple[float, Sample]:
+    """Multiply-accumulates a second on registers, of the integer dot product where no kernel is named."""
+    kernel = kernel or Peak()
     arrays = [np.ones(size, dtype) for _, size, dtype in kernel.arguments(device.isa)]
     sample = device.kernel(kernel, arrays)
     return kernel.macs(device.isa) / sample.median, sample
