@@ -25,7 +25,7 @@ from quant.methods.calibrate import Calibrated, CalibrationOptions, Progress, ca
 from quant.methods.dual_clipping import DualClippingOptions
 from quant.methods.float_outputs import float_outputs
 from quant.methods.gptq import GptqOptions
-from quant.methods.held_out import ROUND_OFF, divergences, float_logits, standard_error
+from quant.methods.held_out import ROUND_OFF, divergences, float_logits, grew
 from quant.methods.interpret import GraphRunner, integer_model
 from quant.methods.layer_norm_reparam import TargetScale
 from quant.methods.output_gain import Gain
@@ -53,7 +53,7 @@ class Verdict:
     after: float
     kept: bool
     reason: str = ""
-    """Why it was not tried, or what came of it."""
+    """Why it was not tried, what came of it, or why it was kept although it looks worse."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,8 +306,8 @@ def run_recipe(
 ) -> PipelineResult:
     """Fit item by item, keeping each unless the held-out prediction difference grows.
 
-    It grows if it does by more than ``tolerance`` and more than the standard error of the paired differences: an
-    item that helps is not given up for what few samples cannot tell. A bias is asked to stay within the tolerance.
+    It grows if it does by more than ``tolerance``, and by more than noise (`held_out.grew`): an item that helps is
+    not given up for what few samples cannot tell. A bias is asked to stay within the tolerance.
     Batches must be interchangeable (shuffle beforehand): the last ``holdout`` share of them is held out.
     With ``holdout=0`` every item is kept and nothing is measured. An item that relies on a step that was dropped is not
     tried; of an alias that is dropped the steps are tried one by one.
@@ -347,12 +347,14 @@ def run_recipe(
         else:
             calibrated = apply_recipe(module, assignment, fit, trial, progress, polish, test)
         after = divergences(calibrated, test, reference)
-        noise = standard_error(after - before) if item != "bc" and tolerance >= 0 else 0.0
-        bound = float(before.mean()) * (1 + tolerance) + noise + ROUND_OFF
-        good = float(after.mean()) <= bound or torch.equal(after, before)
+        bound = float(before.mean()) * (1 + tolerance) + ROUND_OFF
+        good, reason = float(after.mean()) <= bound or torch.equal(after, before), ""
+        if not good and item != "bc" and tolerance >= 0 and not grew(before, after, tolerance):
+            good, reason = True, f"worse by no more than the noise of {len(after)} held-out samples"
         known = {*kept.steps, *waiting}
         parts = [] if good else [step for step in ALIASES.get(item, ()) if step not in known]
-        reason = "its steps were tried one by one" if parts else ""
+        if parts:
+            reason = "its steps were tried one by one"
         verdicts.append(Verdict(item, float(before.mean()), float(after.mean()), good, reason))
         waiting = [*parts, *waiting]
         if good:

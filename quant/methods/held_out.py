@@ -51,3 +51,13 @@ def standard_error(difference: Tensor) -> float:
     """Of the mean of paired differences; 0 for a single one and for a network that blew up."""
     error = float(difference.std() / len(difference) ** 0.5) if len(difference) > 1 else 0.0
     return error if math.isfinite(error) else 0.0
+
+
+def grew(before: Tensor, after: Tensor, tolerance: float) -> bool:
+    """Whether divergences grew by more than noise: their mean and the mean of their roots, each by a standard error.
+
+    Five samples of a hundred may carry most of the mean, and then its error says little; roots weigh samples evenly.
+    """
+    rise, roots = after - before, after.sqrt() - before.sqrt()
+    allowed = float(before.mean()) * tolerance + standard_error(rise) + ROUND_OFF
+    return float(rise.mean()) > allowed and float(roots.mean()) > standard_error(roots)

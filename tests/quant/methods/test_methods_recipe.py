@@ -15,7 +15,7 @@ from quant.errors import QuantError
 from quant.log_codes import ZeroMode
 from quant.methods.bias_choice import CANDIDATES
 from quant.methods.bias_compensation import BiasAxes, BiasPath, Shrinkage
-from quant.methods.held_out import divergences, standard_error
+from quant.methods.held_out import divergences, grew, standard_error
 from quant.methods.interpret import GraphRunner
 from quant.methods.layer_norm_reparam import TargetScale
 from quant.methods.output_gain import Gain
@@ -147,7 +147,9 @@ def test_referee_keeps_what_helps_and_drops_what_does_not():
     for verdict in result.verdicts:
         assert verdict.before == score
         tried = not verdict.reason.startswith("needs")
-        assert verdict.kept == (tried and verdict.after <= 1.01 * verdict.before)
+        assert (verdict.after > 1.01 * verdict.before) == (
+            "noise" in verdict.reason or (tried and not verdict.kept)
+        )
         score = verdict.after if verdict.kept else score
     assert "pipe" in result.recipe.items
     assert score < 0.8 * result.verdicts[0].before
@@ -361,16 +363,33 @@ def test_pd_is_guarded_by_the_batches_of_the_referee(monkeypatch, preset, given,
     assert all(a is b for a, b in zip(used, data[:given], strict=True))
 
 
-@pytest.mark.parametrize(("item", "kept"), [("mse", True), ("bc", False)])
-def test_noise_of_few_samples_drops_no_item_but_a_bias(monkeypatch, item, kept):
-    """The paired differences have mean 0.03 and standard error 0.05; 1 % of the divergence is 0.01."""
+@pytest.mark.parametrize(
+    ("item", "shift", "kept"), [("mse", 0.0, True), ("mse", 0.1, False), ("bc", 0.0, False)]
+)
+def test_noise_of_few_samples_drops_no_item_but_a_bias(monkeypatch, item, shift, kept):
+    """The paired differences have mean 0.03 and standard error 0.05, or twice that more; 1 % is 0.01."""
     before = torch.ones(9, dtype=torch.float64)
     gap = torch.tensor([0.2, -0.1, 0.15, -0.1, 0.2, -0.12, 0.1, 0.14, -0.2], dtype=torch.float64)
     assert standard_error(gap) == pytest.approx(float(np.std(gap.numpy(), ddof=1)) / 3)
     assert 0.01 < float(gap.mean()) < 0.01 + standard_error(gap)
+    gap += shift
     assert standard_error(before * torch.inf) == 0 and standard_error(before[:1]) == 0
     answers = iter([before, before + gap])
     monkeypatch.setattr(pipeline, "divergences", lambda *_: next(answers))
     plan = {p.name: Scheme.parse("w4a8") for p in find_products(loaded("residual"))}
     found = run_recipe(loaded("residual"), plan, batches("residual", 4), Recipe.parse(item))
     assert [verdict.kept for verdict in found.verdicts] == [kept]
+
+
+def test_a_few_samples_that_carry_the_mean_need_the_others_to_agree():
+    """Real divergences have such tails: GPTQ on ResNet-20 won 58 of 96 samples and lost the mean to four."""
+    before = torch.full((96,), 0.01, dtype=torch.float64)
+    after = before * 0.8
+    after[:2] = 0.5
+    rise = after - before
+    assert float(rise.mean()) > 0.01 * 0.01 + standard_error(rise)  # the mean and its error alone condemn it
+    assert not grew(before, after, 0.01)
+    after[2:] = 0.01
+    assert grew(before, after, 0.01)
+    after[2:] = 0.008
+    assert not grew(after, before, 0.01)
