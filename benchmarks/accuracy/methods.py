@@ -25,6 +25,10 @@ RECIPES = {
     "PIPE+GPTQ+BC": "mse+gptq+pipe+bc",
     "RepQuant+BC": "repquant+logsoftmax+bc",
     "RepQuant+PIPE+BC": "repquant+logsoftmax+pipe+bc",
+    "RepQuant (paper)+BC": {
+        "steps": ["percentile", "reparam", "clip", "logsoftmax", "gptq", "bc"],
+        "logsoftmax": {"zero": "extended"},
+    },
     "PD-Quant+BC": "mse+pd+bc",
     "PD-Quant+PIPE+BC": "mse+pipe+pd+bc",
 }
@@ -40,7 +44,7 @@ SINGLE = {
     "cnn": ["BC (paper)", "BC", "GPTQ", "PIPE", "QDrop", "PD-Quant"],
 }
 COMPOSED = {
-    "vit": ["GPTQ+BC", "RepQuant+BC", "RepQuant+PIPE+BC"],
+    "vit": ["GPTQ+BC", "RepQuant+BC", "RepQuant (paper)+BC", "RepQuant+PIPE+BC"],
     "cnn": ["GPTQ+BC", "PD-Quant+BC", "PIPE+GPTQ+BC", "PD-Quant+PIPE+BC"],
 }
 SCHEMES = ["w4a4", "w2a4", "w2a2", "w4a8", "w3a4", "w8a8", "w6a6", "w4", "w3", "w2"]
