@@ -119,6 +119,7 @@ def measure_sensitivity(
         with torch.enable_grad(), _frozen(module):
             output = _Recorder(module, sums, tuple(act_bits)).run(*inputs)
             logits = first_tensor(output)
+            logits = logits if logits.dim() else logits.reshape(1, 1)
             if not logits.requires_grad:
                 raise QuantError(
                     "sensitivity: the model's first output does not follow its layers smoothly (a class number, or a "
@@ -161,9 +162,9 @@ def output_probe(logits: Tensor, head: Head, generator: torch.Generator) -> Tens
 
 
 def guess_head(module: fx.GraphModule, logits: Tensor, inputs: Sequence[Tensor]) -> Head:
-    """Two axes are class logits; three with token inputs and the size of the vocabulary are token logits."""
+    """Two axes are class logits if there is a choice; three, with token inputs and a vocabulary, token logits."""
     if inputs and inputs[0].is_floating_point():
-        return "classes" if logits.dim() == 2 else "features"
+        return "classes" if logits.dim() == 2 and logits.shape[-1] > 1 else "features"
     vocabulary = 0
     for node in module.graph.nodes:
         if node.op == "call_function" and node.target is aten.embedding.default:

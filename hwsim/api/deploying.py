@@ -256,12 +256,12 @@ def simulate(
     target: "TargetLike",
     model: "ModelLike | None" = None,
     example_inputs: Any = None,
-    scheme: str = "w8a8",
+    scheme: str | None = None,
     trace: str | Path | None = None,
-    batch: int = 1,
+    batch: int | None = None,
     sequence: int | None = None,
 ) -> SimulateResult:
-    """Latency, energy, traffic and memory of one inference of a plan, or of a model in one ``scheme``.
+    """Latency, energy, traffic and memory of one inference of a plan, or of a model in one ``scheme`` (w8a8).
 
     For a sweep, call it with changed devices: ``load_target("edge_gpu").replace({"units.count": 4})``.
     """

@@ -39,7 +39,7 @@ def plan(
     weights: str | Path | None = None,
     calibration_data: str | Path | None = None,
     measured: int = 0,
-    bits: str = "",
+    bits: str | Sequence[int | str] = "",
     max_latency: Quantity = None,
     max_bops: Quantity = None,
     max_weight_memory: Quantity = None,
@@ -47,8 +47,8 @@ def plan(
     max_energy: Quantity = None,
     max_error: float | None = None,
     objective: str | None = None,
-    pin: Sequence[str] = (),
-    forbid: Sequence[str] = (),
+    pin: str | Sequence[str] = (),
+    forbid: str | Sequence[str] = (),
     batch: int = 1,
     sequence: int | None = None,
     pareto: int = 0,
@@ -85,6 +85,9 @@ def plan(
         "model": given.model_spec(model, example_inputs, directory),
         **{name: value for name, value in asked.items() if name not in _IN_MEMORY},
         **{flag: exact_text(asked[flag], dimension) for flag, dimension in _QUANTITIES.items()},
+        "bits": bits if isinstance(bits, str) else ",".join(map(str, bits)),
+        "pin": _several(pin),
+        "forbid": _several(forbid),
         "weights": given.path(weights, "weights"),
         "calibration_data": given.text(calibration_data),
         "warm_start": None if warm_start is None else given.plan_file(warm_start),
@@ -97,6 +100,11 @@ def plan(
     if broken:
         raise ViolationError("; ".join(broken))
     return result
+
+
+def _several(texts: str | Sequence[str]) -> Sequence[str]:
+    """One text is a list of one, not of its letters."""
+    return (texts,) if isinstance(texts, str) else texts
 
 
 @dataclass(frozen=True)
@@ -128,8 +136,8 @@ def solve(
     max_energy: Quantity = None,
     max_error: float | None = None,
     objective: str | None = None,
-    pin: Sequence[str] = (),
-    forbid: Sequence[str] = (),
+    pin: str | Sequence[str] = (),
+    forbid: str | Sequence[str] = (),
     ensembles: bool = True,
     pareto: int = 0,
     alternatives: int = 0,
@@ -146,6 +154,7 @@ def solve(
     from hwsim.stages.search import search_flags
     from hwsim.stages.solve import plans_text, run_solve, solve_request
 
+    asked |= {"pin": _several(pin), "forbid": _several(forbid)}
     request = solve_request(ensembles=ensembles, pareto=pareto, **search_flags(asked))
     start = None if warm_start is None else given.plan_file(warm_start)
     plans = run_solve(Path(tables), request, pareto=pareto, warm_start=start, progress=progress)

@@ -5,6 +5,7 @@ under ``--strict`` · 130 interrupted, with the best result so far saved.
 """
 
 import difflib
+import errno
 import gc
 import sys
 import traceback
@@ -80,6 +81,10 @@ app.add_typer(model.app, name="model")
 app.command("doctor")(doctor.doctor)
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a disk, which is the user's to mend."""
+
+
 @cache
 def command() -> Any:
     """The tree of commands; the verb people begin with stands first."""
@@ -129,13 +134,23 @@ def run(arguments: list[str]) -> int:
         return 2
     except BrokenPipeError:
         return 1
+    except OSError as error:
+        if error.errno not in FULL:
+            return _defect(error)
+        _exit_code(error)
+        return 1
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's own usage errors
             return _exit_code(error)
-        _exit_code(error)
-        if not console.SETTINGS.debug:
-            print("hwsim: this is a defect; run again with --debug and report it", file=sys.stderr)
-        return 1
+        return _defect(error)
+
+
+def _defect(error: BaseException) -> int:
+    """Say that this is no mistake of the user's."""
+    _exit_code(error)
+    if not console.SETTINGS.debug:
+        print("hwsim: this is a defect; run again with --debug and report it", file=sys.stderr)
+    return 1
 
 
 def main() -> None:

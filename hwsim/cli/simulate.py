@@ -7,7 +7,7 @@ import typer
 
 from hwsim.cli import complete, console
 from hwsim.errors import UserError
-from hwsim.stages.simulate import network, replayer, write_trace
+from hwsim.stages.simulate import UNIFORM, network, replayer, write_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,9 @@ def simulate(
             "--model", "-m", autocompletion=complete.models, help="Instead of a plan: a model's name."
         ),
     ] = None,
-    scheme: Annotated[str, typer.Option(help="With --model: one scheme for all layers.")] = "w8a8",
+    scheme: Annotated[
+        str | None, typer.Option(help="With --model: one scheme for all layers.", show_default="w8a8")
+    ] = None,
     sweep: Annotated[
         str | None, typer.Option(help="What if: clock=1GHz:2GHz,units=1:2:4,dram_gbps=10:20.")
     ] = None,
@@ -44,9 +46,11 @@ def simulate(
         typer.Option(help="Systolic targets: each layer as SCALE-Sim 3.0.0 counts it, and corrected."),
     ] = None,
     trace: Annotated[Path | None, typer.Option(help="Write a Chrome (Perfetto) trace to this file.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Samples per inference.")] = 1,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="With --model: samples per inference.", show_default="1")
+    ] = None,
     sequence: Annotated[
-        int | None, typer.Option(min=1, help="Tokens per sample of a language model.")
+        int | None, typer.Option(min=1, help="With --model: tokens per sample of a language model.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -83,12 +87,12 @@ def simulate(
         _print_table(simulation)
 
 
-def _note_float_layers(simulation: "Simulation", plan: Path | None, scheme: str) -> None:
+def _note_float_layers(simulation: "Simulation", plan: Path | None, scheme: str | None) -> None:
     """Say on stderr when layers run in float although another scheme was asked."""
     left = [layer.name for layer in simulation.layers if layer.scheme == "fp"]
     if plan is None and scheme != "fp" and left:
         console.log().print(
-            f"note: {len(left)} layers run in float: no engine of {simulation.device} takes {scheme} there "
+            f"note: {len(left)} layers run in float: no engine of {simulation.device} takes {scheme or UNIFORM} there "
             f"({', '.join(left[:3])}{', …' if len(left) > 3 else ''})"
         )
 

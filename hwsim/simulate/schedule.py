@@ -385,7 +385,7 @@ def product_job(machine: Machine, result: NDArray[np.float64], lane: int, step: 
     for level in range(1, home):
         extra[level] = result[col.R_LEVELS + level] / used * (crowd if machine.levels[level].shared else 1.0)
     moved = [stream[column] * share for column in (col.S_INPUT, col.S_WEIGHT, col.S_OUTPUT)]
-    if home == 0:
+    if home == 0 and len(machine.levels) > 1:  # operands at hand; an only memory is where they come from
         moved = [0.0, 0.0, 0.0]
     compute = result[col.R_COMPUTE] + result[col.R_STALL]
     head = [lane, step, 0.0, compute, result[col.R_LAUNCH], home, tiles]
@@ -395,7 +395,7 @@ def product_job(machine: Machine, result: NDArray[np.float64], lane: int, step: 
 def vector_job(machine: Machine, cost: VectorCost, lane: int, step: int) -> list[float]:
     """One unit's share of vector work: read, compute, write; each unit gets a copy."""
     sharers = representatives(cost.units) if machine.levels[cost.home].shared else cost.units
-    moved = cost.traffic_bytes / sharers if cost.home > 0 or len(machine.levels) == 1 else 0.0
+    moved = cost.traffic_bytes / sharers
     tiles = float(col.STREAM_PARTS)
     head = [lane, step, 0.0, cost.compute_cycles, cost.start_cycles, cost.home, tiles]
     return [*head, moved / 2, 0.0, moved / 2, 1.0, 1.0, 1.0, *([0.0] * col.MAX_LEVELS)]

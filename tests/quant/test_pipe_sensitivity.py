@@ -152,6 +152,30 @@ def test_a_product_that_feeds_only_another_output_loses_nothing():
     assert found.layers["body"].operand_loss(0, 4) > 0
 
 
+@pytest.mark.parametrize("scalar", [False, True])
+def test_a_single_number_is_judged_by_its_relative_error(scalar):
+    """One class would be certain, and no error of any layer would count; a number may also come without axes."""
+
+    class Energy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 1)
+
+        def forward(self, x):
+            y = self.last(torch.relu(self.first(x)))
+            return y.sum() if scalar else y
+
+    torch.manual_seed(3)
+    x = torch.randn(1, 6)
+    module = Energy()
+    found = measure_sensitivity(export(module, x), [(x,)])
+    y = module(x).reshape(())
+    y.backward()
+    assert found.head == "features" and found.predictions == 1
+    expected = (module.last.weight.grad / y.detach()).square()
+    torch.testing.assert_close(torch.from_numpy(found.layers["last"].squared_gradient), expected)
+
+
 def test_same_seed_same_numbers(small):
     module, x = small
     graph = export(module, x)

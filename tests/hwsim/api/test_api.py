@@ -101,6 +101,18 @@ def test_the_command_line_repeats_what_python_did(planned, tmp_path, capsys):
     assert (tmp_path / "plan.json").read_bytes() == (planned.directory / "plan.json").read_bytes()
 
 
+def test_widths_as_numbers_and_one_text_for_a_list(planned, tmp_path):
+    module, inputs = transformer()
+    found = hwsim.plan(
+        target="x86_avx512_vnni", model=module, example_inputs=inputs, output_dir=tmp_path, bits=[4, 8],
+        pin="head=w8a8", max_latency=0.1, max_error=0.5, objective="latency",
+    )  # fmt: skip
+    assert found.schemes["head"] == "w8a8"
+    assert {scheme.partition("a")[0] for scheme in found.schemes.values()} <= {"w4", "w8", "fp"}
+    tables = planned.directory / "tables.json"
+    assert hwsim.solve(tables, pin="head=w8a8", max_error=0.5, objective="latency").plan.layers
+
+
 def test_cell_of_a_plan_is_verdict_and_comparison(planned):
     cell = fragment(planned)
     assert cell.findtext("p/strong") == planned.report.headline

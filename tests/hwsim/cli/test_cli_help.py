@@ -1,5 +1,6 @@
 """What a newcomer leans on: help with examples, suggestions, the tab key, quiet and colourless output."""
 
+import errno
 import os
 import pty
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hwsim.cli import doctor
+from hwsim.cli import doctor, main
 from hwsim.cli.common import examples, walk
 from hwsim.cli.main import command, run
 
@@ -69,6 +70,16 @@ def test_near_misses_are_answered_in_one_line(arguments, says, capsys):
     out, err = capsys.readouterr()
     assert says in err
     assert err.count("\n") == 1 and out == ""
+
+
+def test_a_full_disk_is_no_defect(monkeypatch, capsys):
+    def full(**_):
+        raise OSError(errno.ENOSPC, "No space left on device", "out/plan.json")
+
+    monkeypatch.setattr(main, "command", lambda: full)
+    assert run(["plan"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "No space left" in err and "defect" not in err
 
 
 def complete(line: str) -> list[str]:

@@ -103,6 +103,14 @@ def test_neither_or_both_of_plan_and_model(graph):
     assert isinstance(run("--target", "edge_gpu").exception, UserError)
 
 
+@pytest.mark.parametrize("flag", [("--batch", "4"), ("--sequence", "7"), ("--scheme", "w4a4")])
+def test_what_a_plan_has_decided_is_not_asked_again(flag, tmp_path):
+    (tmp_path / "plan.json").write_text("{}")
+    (tmp_path / "graph.json").write_text(small_graph().to_json())
+    result = run("--target", "edge_gpu", "--plan", str(tmp_path / "plan.json"), *flag)
+    assert isinstance(result.exception, UserError) and str(result.exception).startswith(flag[0])
+
+
 def test_a_file_that_is_no_plan(tmp_path):
     path = tmp_path / "plan.json"
     path.write_text("{}")
