@@ -60,10 +60,9 @@ def parse_rules(tables: Tables, texts: tuple[str, ...], flag: str) -> list[Rule]
         if not any(rule.covers(layer) for layer in tables.layers):
             names = {layer.name for layer in tables.layers}
             names |= {f"kind:{layer.kind}" for layer in tables.layers}
-            near = get_close_matches(rule.layers, sorted(names), n=1, cutoff=0.0)[0]
-            raise PlannerError(
-                f"{flag} {rule.text!r}: no layer matches {rule.layers!r}; did you mean {near!r}?"
-            )
+            near = get_close_matches(rule.layers, sorted(names), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"names are like {tables.layers[0].name!r}"
+            raise PlannerError(f"{flag} {rule.text!r}: no layer matches {rule.layers!r}; {hint}")
     return rules
 
 

@@ -42,6 +42,11 @@ def export_program(
     module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, name: str = "model"
 ) -> ExportedProgram:
     """Trace a module in eval mode with fixed shapes."""
+    for part, _ in module.named_modules():
+        if '"' in part or "\n" in part:
+            raise UserError(
+                f"{name}: module name {part!r} has a quote or a line break, which torch.fx cannot write"
+            )
     with contextlib.suppress(NotImplementedError):  # a program that was exported once has no modes
         module.eval()
     try:

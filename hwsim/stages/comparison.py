@@ -38,7 +38,8 @@ class Form:
 def forms(target: "Target") -> list[Form]:
     """The forms every report compares with."""
     pipe = Scheme(4, 8, order=2)
-    legal = target.legal_widths("linear") or target.legal_widths("conv2d")
+    native = target.legal_widths("linear") or target.legal_widths("conv2d")
+    legal = [pair for pair in native if pair[1] >= 2]  # no quantizer makes activations of one bit
     if legal and (4, 8) not in legal:
         weight_bits, act_bits = min(legal, key=lambda pair: (pair[0], -pair[1]))
         pipe = Scheme(weight_bits, act_bits, order=2)

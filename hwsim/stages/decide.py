@@ -162,6 +162,16 @@ def _gap_on(progress: StageProgress) -> "ProgressCallback":
     return show
 
 
+def check_search(request: PlanRequest) -> None:
+    """Find the mistakes in pins, forbids and warm start that show without the network."""
+    from planner.select import Rule
+
+    for texts, flag in ((request.search.pins, "pin"), (request.search.forbids, "forbid")):
+        for text in texts:
+            Rule.parse(text, flag)
+    _warm_start(request)
+
+
 def _warm_start(request: PlanRequest) -> "Plan | None":
     from hwsim.documents import read_plan
 

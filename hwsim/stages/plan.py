@@ -16,7 +16,14 @@ from hwsim.errors import UserError
 from hwsim.report.document import ComparisonRow, ParetoPoint, Report
 from hwsim.stages import comparison
 from hwsim.stages import progress as stages
-from hwsim.stages.decide import INFEASIBLE, Run, explanations, pareto_points, solve_inside_latency
+from hwsim.stages.decide import (
+    INFEASIBLE,
+    Run,
+    check_search,
+    explanations,
+    pareto_points,
+    solve_inside_latency,
+)
 from hwsim.stages.deploy_report import Findings, build_report
 from hwsim.stages.options import network_schemes
 from hwsim.stages.progress import StageProgress, expected_seconds
@@ -103,6 +110,7 @@ def make_plan(request: PlanRequest, progress: StageProgress) -> PlanResult:
     from hwsim.target.load import load_target
 
     target = load_target(request.target)
+    check_search(request)  # a slip shows before the network is loaded and its errors are profiled
     files.check_writable(request.output_dir)
     progress.expect(expected_seconds(request))
     with progress.stage(stages.LOADING):

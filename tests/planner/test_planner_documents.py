@@ -94,7 +94,12 @@ def test_pins_and_forbids_select_options():
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("head", "LAYERS=SCHEMES"), ("=w8", "LAYERS=SCHEMES"), ("haed=w8", "did you mean 'head'")],
+    [
+        ("head", "LAYERS=SCHEMES"),
+        ("=w8", "LAYERS=SCHEMES"),
+        ("haed=w8", "did you mean 'head'"),
+        ("xyz=w8", "names are like"),
+    ],
 )
 def test_bad_pins_say_how_to_mend(text, message):
     with pytest.raises(PlannerError, match=message):

@@ -204,6 +204,7 @@ def test_solve_from_the_tables_of_a_plan(planned, tmp_path):
             lambda out: hwsim.plan(target="edge_gpu", model="vit_b", max_latency=-1.0, output_dir=out),
             "--max-latency",
         ),
+        (lambda out: hwsim.plan(target="edge_gpu", model=NETWORK, pin="a", output_dir=out), "LAYERS=SCHEMES"),
         (lambda out: hwsim.quantize(out), "plan.json"),
         (lambda out: hwsim.quantize(scheme="w99a8", model=NETWORK, output_dir=out), "weight bits 99"),
         (lambda out: hwsim.quantize(scheme="w4a8", model=NETWORK, recipe="MSE", output_dir=out), "MSE"),

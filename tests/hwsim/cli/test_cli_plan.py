@@ -170,6 +170,33 @@ def test_pickle_bomb_is_refused_and_does_not_go_off(tmp_path, capsys, monkeypatc
     assert not [str(warning.message) for warning in recwarn if "pickle" in str(warning.message)]
 
 
+def test_a_device_that_can_also_do_one_bit_plans_what_quantizers_can(tmp_path):
+    """Nobody makes activations of one bit; the engine's other widths count."""
+    device = tmp_path / "bnn.yaml"
+    device.write_text(
+        "schema_version: 1\nname: bnn\nclock_hz: 100 MHz\nunits: 1\n"
+        "engines: [{macs_per_cycle: {w8a8: 16, w1a1: 512}}]\n"
+        "memories: [{name: s, bytes: 64 KiB}, {name: d, bandwidth: 1 GB/s}]\npower_w: 1\n"
+    )
+    assert plan("--target", str(device), "--model", CONV, "-o", str(tmp_path / "out")) == 0
+    layers = json.loads((tmp_path / "out" / "plan.json").read_text())["layers"]
+    assert {layer["act_bits"] for layer in layers} <= {8, None}
+
+
+@pytest.mark.parametrize("name", ['a"b', "a\nb"])
+def test_module_names_that_torch_cannot_write_are_named(name, tmp_path, capsys):
+    source = tmp_path / "net.py"
+    source.write_text(
+        "import torch\nfrom torch import nn\n\nclass Net(nn.Module):\n    def __init__(self):\n"
+        f"        super().__init__()\n        self.parts = nn.ModuleDict({{{name!r}: nn.Linear(4, 4)}})\n"
+        f"    def forward(self, x):\n        return self.parts[{name!r}](x)\n\n"
+        "def make():\n    return Net(), (torch.zeros(1, 4),)\n"
+    )
+    assert plan("--target", "edge_gpu", "--model", f"{source}:make", "-o", str(tmp_path / "out")) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and repr(f"parts.{name}") in err
+
+
 def test_output_directory_that_is_a_file(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert plan("--target", "edge_gpu", "--model", CONV, "-o", str(tmp_path / "file")) == 2
