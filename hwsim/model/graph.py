@@ -39,6 +39,8 @@ Shape = tuple[int, ...]
 PRODUCT_KINDS: frozenset[str] = frozenset({"linear", "conv2d", "matmul"})
 SCHEMA_VERSION = 1
 FLOAT_BYTES = 4
+UNCOUNTED = ("conv_transpose", "conv3d", "lstm", "gru", "_native_multi_head_attention", "fft", "cdist")
+"""Operators that contain products this graph does not open; their work is listed but their MACs are not counted."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,17 @@ class LayerGraph:
     def total_macs(self) -> int:
         """Multiply-accumulates of all products, attention products included."""
         return sum(layer.macs for layer in self.layers)
+
+    def uncounted(self) -> tuple[Layer, ...]:
+        """Layers whose multiply-accumulates are not counted."""
+        return tuple(layer for layer in self.layers if layer.op.startswith(UNCOUNTED))
+
+    @property
+    def other_parameters(self) -> int:
+        """Parameters that no product reads, each once: embeddings, norms."""
+        known = {layer.weight for layer in self.products()}
+        found = {layer.weight: layer.params for layer in self.vector_work() if layer.weight not in known}
+        return sum(found.values())
 
     def tied_weights(self) -> dict[str, tuple[str, ...]]:
         """Weights that more than one layer reads, with their readers (an embedding and its output layer)."""

@@ -8,12 +8,9 @@ from typing import Any
 from torch import fx
 
 from hwsim.model import operators, rewrite
-from hwsim.model.graph import ConvShape, Layer, LayerGraph, Shape
+from hwsim.model.graph import UNCOUNTED, ConvShape, Layer, LayerGraph, Shape
 
 log = logging.getLogger(__name__)
-
-# Operators that contain products this graph does not open; their work is listed but their MACs are not counted.
-_UNCOUNTED = ("conv_transpose", "conv3d", "lstm", "gru", "_native_multi_head_attention", "fft", "cdist")
 
 
 def layer_graph(module: fx.GraphModule, model: str, parameters: int) -> LayerGraph:
@@ -47,7 +44,7 @@ def _layer(node: fx.Node, group: str | None) -> Layer:
         (name, rewrite.shape(item)) for item in _operands(node) if (name := producer(item)) is not None
     ]
     op = "copy" if operators.is_view(node) else operators.op_name(node)
-    if op.startswith(_UNCOUNTED):
+    if op.startswith(UNCOUNTED):
         log.warning("%s: MACs of %s are not counted; it stays in float", node.meta["layer"], op)
     common: dict[str, Any] = {
         "name": node.meta["layer"],

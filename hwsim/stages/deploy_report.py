@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hwsim.model.graph import FLOAT_BYTES
 from hwsim.report.document import (
     AnytimePoint,
     Budget,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from hwsim.target.schema import Target
     from planner.plan import Plan, PlanLayer
 
+OTHER_SHARE = 0.05  # parameters of no product are worth a word from this share of the products' bytes on
 COST_BOUND = 0.15  # cost mode and cycle mode may differ by this much before the report objects
 NOT_MODELLED = [
     "no chip was probed: cycles follow from the descriptor's numbers, not from a register-level model",
@@ -77,6 +79,7 @@ def build_report(found: Findings, seconds: Mapping[str, float]) -> Report:
         warnings.append(
             f"illustrative ({found.model.weights.kind} weights): errors say nothing of a trained model"
         )
+    warnings += _left_out(found)
     validation = Validation(
         predicted_cycles=plan.totals.cycles,
         simulated_cycles=simulation.cycles,
@@ -187,6 +190,25 @@ def _not_honoured(found: Findings, validation: Validation) -> list[str]:
 
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}" + ("" if number == 1 else "s")
+
+
+def _left_out(found: Findings) -> list[str]:
+    """What the network has and the figures do not: products of unopened operators, parameters of no product."""
+    graph, warnings = found.model.graph, list[str]()
+    unopened = graph.uncounted()
+    if unopened:
+        names = ", ".join(f"{layer.name} ({layer.op})" for layer in unopened[:3])
+        more = f" and {len(unopened) - 3} more" if len(unopened) > 3 else ""
+        warnings.append(
+            f"latency and energy lack the multiply-accumulates of {names}{more}: only their outputs are priced"
+        )
+    extra = FLOAT_BYTES * graph.other_parameters
+    if extra > OTHER_SHARE * found.plan.totals.weight_bytes:
+        warnings.append(
+            f"weight memory counts the products; embeddings, norms and the like take another "
+            f"{format_quantity(extra, 'bytes')} in float32"
+        )
+    return warnings
 
 
 def _gain_warnings(comparison: list[ComparisonRow], own: ComparisonRow) -> list[str]:

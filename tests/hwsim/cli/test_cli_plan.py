@@ -183,6 +183,23 @@ def test_a_device_that_can_also_do_one_bit_plans_what_quantizers_can(tmp_path):
     assert {layer["act_bits"] for layer in layers} <= {8, None}
 
 
+def test_the_report_says_what_its_figures_leave_out(tmp_path):
+    """A table of 40,000 floats beside a product of 64 weights, and a convolution that stays closed."""
+    source = tmp_path / "net.py"
+    source.write_text(
+        "import torch\nfrom torch import nn\n\nclass Net(nn.Module):\n    def __init__(self):\n"
+        "        super().__init__()\n        self.table, self.line = nn.Embedding(5000, 8), nn.Linear(8, 8)\n"
+        "        self.cube = nn.Conv3d(1, 2, 1)\n"
+        "    def forward(self, ids):\n        x = self.line(self.table(ids))\n"
+        "        return self.cube(x[:, None, None]).flatten(1)\n\n"
+        "def make():\n    return Net(), (torch.zeros(1, 4, dtype=torch.long),)\n"
+    )
+    assert plan("--target", "edge_gpu", "--model", f"{source}:make", "-o", str(tmp_path / "out")) == 0
+    warnings = json.loads((tmp_path / "out" / "report.json").read_text())["warnings"]
+    assert any("lack the multiply-accumulates of cube (conv3d)" in text for text in warnings)
+    assert any("take another 156 KiB" in text for text in warnings), warnings
+
+
 @pytest.mark.parametrize("name", ['a"b', "a\nb"])
 def test_module_names_that_torch_cannot_write_are_named(name, tmp_path, capsys):
     source = tmp_path / "net.py"
