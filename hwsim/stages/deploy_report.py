@@ -181,11 +181,31 @@ def _not_honoured(found: Findings, validation: Validation) -> list[str]:
     if limit is not None and found.simulation.seconds > limit:
         simulated = format_quantity(found.simulation.seconds, "time")
         texts.append(f"--max-latency {format_quantity(limit, 'time')}: the simulated latency is {simulated}")
+    texts += _overfull(found)
     if not validation.held:
         texts.append("the simulated latency is outside the stated bound around the predicted one")
     if found.plan.status != "optimal":
         texts.append("proof of optimality: " + _solver_line(found.plan))
     return texts
+
+
+def _overfull(found: Findings) -> list[str]:
+    """Activations beyond their memory in the replay.
+
+    The planner counts what no product writes at a byte an element, the replay at the width that is written.
+    """
+    peak = max(found.simulation.schedule.live, default=0.0)
+    for memory in found.target.memories:
+        if (
+            memory.name == found.simulation.activation_home
+            and memory.shared
+            and peak > (memory.bytes or peak)
+        ):
+            return [
+                f"memory {memory.name}: the replay holds {format_quantity(peak, 'bytes')} of activations at once, "
+                f"its capacity is {format_quantity(memory.bytes or 0.0, 'bytes')}"
+            ]
+    return []
 
 
 def _count(number: int, thing: str) -> str:
