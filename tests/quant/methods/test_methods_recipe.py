@@ -393,3 +393,4 @@ def test_a_few_samples_that_carry_the_mean_need_the_others_to_agree():
     assert grew(before, after, 0.01)
     after[2:] = 0.008
     assert not grew(after, before, 0.01)
+    assert grew(before, after * torch.nan, 0.01) and grew(before, after * torch.inf, 0.01)
