@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from quant.recipe import Recipe
 
 PLAIN = "plain"
+_PAPER_STEPS = ["percentile", "reparam", "clip", "logsoftmax", "gptq"]
+_PAPER_SETTINGS = {"logsoftmax": {"zero": "extended"}}
 RECIPES = {
     "min-max": "rtn",
     PLAIN: "mse",
@@ -13,10 +15,7 @@ RECIPES = {
     "GPTQ": "mse+gptq",
     "PIPE": "mse+pipe",
     "RepQ-ViT (paper)": {"steps": ["repqvit"], "logsoftmax": {"zero": "extended"}},
-    "RepQuant (paper)": {
-        "steps": ["percentile", "reparam", "clip", "logsoftmax", "gptq"],
-        "logsoftmax": {"zero": "extended"},
-    },
+    "RepQuant (paper)": {"steps": _PAPER_STEPS, **_PAPER_SETTINGS},
     "RepQuant": "repquant+logsoftmax",
     "QDrop": {"steps": ["mse", "pd"], "pd": {"preset": "qdrop"}},
     "PD-Quant (paper losses)": {"steps": ["mse", "pd"], "pd": {"preset": "paper", "iterations": 300}},
@@ -25,10 +24,7 @@ RECIPES = {
     "PIPE+GPTQ+BC": "mse+gptq+pipe+bc",
     "RepQuant+BC": "repquant+logsoftmax+bc",
     "RepQuant+PIPE+BC": "repquant+logsoftmax+pipe+bc",
-    "RepQuant (paper)+BC": {
-        "steps": ["percentile", "reparam", "clip", "logsoftmax", "gptq", "bc"],
-        "logsoftmax": {"zero": "extended"},
-    },
+    "RepQuant (paper)+BC": {"steps": [*_PAPER_STEPS, "bc"], **_PAPER_SETTINGS},
     "PD-Quant+BC": "mse+pd+bc",
     "PD-Quant+PIPE+BC": "mse+pipe+pd+bc",
 }

@@ -85,7 +85,12 @@ def paired(
     if not seeds:
         return None
     gains = torch.stack([store.answers(left[s]) - store.answers(right[s]) for s in seeds]).mean(0) * 100
-    return float(gains.mean()), float(gains.std() / len(gains) ** 0.5), len(seeds)
+    return *_mean(gains), len(seeds)
+
+
+def _mean(gains: Tensor) -> tuple[float, float]:
+    """Mean over images and its standard error."""
+    return float(gains.mean()), float(gains.std() / len(gains) ** 0.5)
 
 
 def _claim_row(store: Store, claim: Claim) -> list[str]:
@@ -100,16 +105,20 @@ def _claim_row(store: Store, claim: Claim) -> list[str]:
     return [claim.network, claim.scheme, wanted, f"{gain:+.2f} ± {error:.2f}", str(seeds), holds]
 
 
-def _answers(store: Store, network: str, scheme: str, methods: list[str], doubled: bool) -> dict[str, Tensor]:
-    """Share of seeds that answered right, image by image, of the methods of one cost."""
-    found = {m: _cells(store, network, scheme, m) for m in methods if (DOUBLED in m) == doubled}
-    return {m: torch.stack([store.answers(c) for c in cells]).mean(0) for m, cells in found.items() if cells}
+def _measured(store: Store, network: str, scheme: str, methods: list[str]) -> dict[str, list[Cell]]:
+    """Cells of the methods that have any."""
+    found = {method: _cells(store, network, scheme, method) for method in methods}
+    return {method: cells for method, cells in found.items() if cells}
 
 
-def _least_divergence(store: Store, network: str, scheme: str, methods: list[str]) -> float:
+def _answers(store: Store, measured: dict[str, list[Cell]]) -> dict[str, Tensor]:
+    """Share of seeds that answered right, image by image."""
+    return {m: torch.stack([store.answers(c) for c in cells]).mean(0) for m, cells in measured.items()}
+
+
+def _least_divergence(store: Store, measured: dict[str, list[Cell]]) -> float:
     """Of the method whose predictions are closest to the float network's, on average over its seeds."""
-    cells = [_cells(store, network, scheme, method) for method in methods]
-    return min(sum(store.found[c].divergence for c in found) / len(found) for found in cells)
+    return min(sum(store.found[c].divergence for c in cells) / len(cells) for cells in measured.values())
 
 
 def _crossed(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> tuple[float, float, str]:
@@ -123,9 +132,8 @@ def _crossed(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> tuple[float,
         best = [max(side, key=lambda m: float(side[m][1 - half :: 2].mean())) for side in (ours, theirs)]
         gains.append(ours[best[0]][half::2] - theirs[best[1]][half::2])
         names.append(best)
-    gain = 100 * torch.cat(gains)
     text = " ≥ ".join("/".join(dict.fromkeys(pair)) for pair in zip(*names, strict=True))
-    return float(gain.mean()), float(gain.std() / len(gain) ** 0.5), text
+    return *_mean(100 * torch.cat(gains)), text
 
 
 def _composition_rows(store: Store) -> list[list[str]]:
@@ -133,14 +141,15 @@ def _composition_rows(store: Store) -> list[list[str]]:
     rows: list[list[str]] = []
     for (network, subject), scheme, doubled in itertools.product(SUBJECTS.items(), SCHEMES, (False, True)):
         ours, theirs = (
-            _answers(store, network, scheme, pool[subject.family], doubled) for pool in (COMPOSED, SINGLE)
+            _measured(store, network, scheme, [m for m in pool[subject.family] if (DOUBLED in m) == doubled])
+            for pool in (COMPOSED, SINGLE)
         )
         if not ours or not theirs:
             continue
-        gain, error, text = _crossed(ours, theirs)
+        gain, error, text = _crossed(_answers(store, ours), _answers(store, theirs))
         holds = "yes" if gain >= 0 else ("within the error" if gain >= -2 * error else "no")
-        seeds = sorted({len(_cells(store, network, scheme, m)) for m in (*ours, *theirs)})
-        far = [_least_divergence(store, network, scheme, list(side)) for side in (ours, theirs)]
+        seeds = sorted({len(cells) for cells in (*ours.values(), *theirs.values())})
+        far = [_least_divergence(store, side) for side in (ours, theirs)]
         ratio = f"{far[0] / far[1]:.2f}" if far[1] > 0 else ""
         rows.append(
             [network, scheme, text, f"{gain:+.2f} ± {error:.2f}", "–".join(map(str, seeds)), holds, ratio]

@@ -194,18 +194,15 @@ def _overfull(found: Findings) -> list[str]:
 
     The planner counts what no product writes at a byte an element, the replay at the width that is written.
     """
-    peak = max(found.simulation.schedule.live, default=0.0)
-    for memory in found.target.memories:
-        if (
-            memory.name == found.simulation.activation_home
-            and memory.shared
-            and peak > (memory.bytes or peak)
-        ):
-            return [
-                f"memory {memory.name}: the replay holds {format_quantity(peak, 'bytes')} of activations at once, "
-                f"its capacity is {format_quantity(memory.bytes or 0.0, 'bytes')}"
-            ]
-    return []
+    simulation = found.simulation
+    home = next(level for level in found.target.levels if level.name == simulation.activation_home)
+    peak = max(simulation.schedule.live, default=0.0)
+    if not home.shared or peak <= home.capacity:
+        return []
+    return [
+        f"memory {home.name}: the replay holds {format_quantity(peak, 'bytes')} of activations at once, "
+        f"its capacity is {format_quantity(home.capacity, 'bytes')}"
+    ]
 
 
 def _count(number: int, thing: str) -> str:
