@@ -66,7 +66,7 @@ def compiled(subject: str, folder: Path, target: Path) -> None:
         return
     import hwsim
     from hwsim.simulate.graph_source import layer_graph
-    from hwsim.simulate.pricing import weight_elements
+    from hwsim.simulate.stored_weights import weight_elements
     from hwsim.stages.compile import CompileRequest, run_compile
 
     model = MIXED[subject]

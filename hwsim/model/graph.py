@@ -10,7 +10,7 @@ Counting. One multiply-accumulate (MAC) is one multiplication and one addition. 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -167,10 +167,8 @@ class LayerGraph:
 
     @property
     def other_parameters(self) -> int:
-        """Parameters that no product reads, each once: embeddings, norms."""
-        known = {layer.weight for layer in self.products()}
-        found = {layer.weight: layer.params for layer in self.vector_work() if layer.weight not in known}
-        return sum(found.values())
+        """Parameters that are not packed as the weights of a product, each once."""
+        return other_parameters(self.layers)
 
     def tied_weights(self) -> dict[str, tuple[str, ...]]:
         """Weights that more than one layer reads, with their readers (an embedding and its output layer)."""
@@ -234,3 +232,16 @@ def _volume(shape: Shape) -> int:
     for size in shape:
         volume *= size
     return volume
+
+
+def other_parameters(layers: Sequence[Layer]) -> int:
+    """Parameters that are not packed as the weights of a product, each once: embeddings, norms, biases.
+
+    An embedding whose table is also an output layer's weight counts: that layer packs codes of its own.
+    """
+    found: dict[str | None, int] = {}
+    for layer in layers:
+        packed = layer.groups * layer.n * layer.k if layer.kind in ("linear", "conv2d") else 0
+        name = layer.bias if packed else layer.weight
+        found[name] = max(found.get(name, 0), layer.params - packed)
+    return sum(found.values())

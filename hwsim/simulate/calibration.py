@@ -24,7 +24,8 @@ from hwsim.simulate.cost import OptionCost, layer_costs, machine_of
 from hwsim.simulate.launches import starts_of
 from hwsim.simulate.machine import Machine
 from hwsim.simulate.placement import peak_live_elements, place
-from hwsim.simulate.pricing import PRODUCT_KINDS, stored_weight_bits, weight_elements
+from hwsim.simulate.pricing import PRODUCT_KINDS
+from hwsim.simulate.stored_weights import NetworkWeights
 from hwsim.simulate.vector import vector_costs
 from quant.scheme import Scheme
 
@@ -128,7 +129,7 @@ def workload_of(
         compute.append(best.compute_cycles)
         memory.append(best.memory_cycles)
     act_bits, starts = scheme.act_bits or machine.float_bits, starts_of(layers, machine)
-    weights = sum(map(weight_elements, products)) * stored_weight_bits(machine, scheme) / 8
+    weights = NetworkWeights.of(layers).bytes_in(scheme, machine)
     act_bytes = machine.stored_bits(act_bits) / 8
     live = peak_live_elements(layers) * act_bytes
     placement = place(machine, weights, live, starts.fit, starts.instruction_bytes)

@@ -18,7 +18,6 @@ from hwsim.simulate.launches import starts_of
 from hwsim.simulate.machine import Engine, Machine
 from hwsim.simulate.placement import Placement, peak_live_elements, place
 from hwsim.simulate.pricing import (
-    PRODUCT_KINDS,
     WAY_CODES,
     TermSize,
     Way,
@@ -33,9 +32,8 @@ from hwsim.simulate.pricing import (
     price_points,
     scheme_terms,
     shape_key,
-    stored_weight_bits,
-    weight_elements,
 )
+from hwsim.simulate.stored_weights import NetworkWeights
 from hwsim.simulate.vector import VectorCost, boundary_cost, vector_costs
 from quant.scheme import Scheme
 
@@ -120,7 +118,7 @@ class _Options:
     ) -> None:
         self.machine, self.placement = machine, placement
         self.peak_elements = peak_live_elements(graph_layers)
-        self.weights = sum(weight_elements(layer) for layer in graph_layers if layer.kind in PRODUCT_KINDS)
+        self.weights = NetworkWeights.of(graph_layers)
         self.prepared = prepared_inputs(graph_layers) if machine.prepares_inputs else {}
         self.starts = starts_of(graph_layers, machine)
         self.dims: list[tuple[int, ...]] = []
@@ -161,12 +159,12 @@ class _Options:
     def _placement(self, scheme: Scheme, act_bits: int) -> Placement:
         if self.placement is not None:
             return self.placement
-        stored = stored_weight_bits(self.machine, scheme)
-        key = (stored, act_bits)
+        weights = self.weights.bytes_in(scheme, self.machine)
+        key = (weights, act_bits)
         if key not in self.placements:
             live = self.peak_elements * self.machine.stored_bits(act_bits) / 8
-            weights, starts = self.weights * stored / 8, self.starts
-            self.placements[key] = place(self.machine, weights, live, starts.fit, starts.instruction_bytes)
+            fit, instructions = self.starts.fit, self.starts.instruction_bytes
+            self.placements[key] = place(self.machine, weights, live, fit, instructions)
         return self.placements[key]
 
     def solve(self) -> list[OptionCost]:

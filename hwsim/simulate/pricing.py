@@ -175,20 +175,6 @@ def prepared_inputs(layers: "Sequence[Layer]") -> dict[str, int]:
     return found
 
 
-def weight_elements(layer: "Layer") -> int:
-    """Stored weights of a product; a product of two activations has none."""
-    return 0 if layer.kind == "matmul" else layer.groups * layer.n * layer.k
-
-
-def stored_weight_bits(machine: Machine, scheme: Scheme) -> float:
-    """Stored bits of one weight over all terms."""
-    if scheme.is_float:
-        return machine.float_bits
-    return sum(
-        share * machine.stored_bits(bits) for share, bits in zip(scheme.shares, scheme.term_bits, strict=True)
-    )
-
-
 def bound_name(code: float, levels: Sequence[str]) -> str:
     """Name of what bounds a layer: compute, launch, or a memory of the target."""
     return {col.BOUND_COMPUTE: "compute", col.BOUND_LAUNCH: "launch"}.get(int(code)) or levels[int(code)]

@@ -29,9 +29,8 @@ from hwsim.simulate.pricing import (
     prepared_inputs,
     price_points,
     scheme_terms,
-    stored_weight_bits,
-    weight_elements,
 )
+from hwsim.simulate.stored_weights import fixed_weight_bytes, layer_weight_bytes
 from hwsim.simulate.vector import VectorCost, boundary_cost, handovers, makers, vector_cost
 from quant.scheme import Scheme
 
@@ -146,7 +145,11 @@ def build_schedule(
     """Jobs of a whole plan."""
     bits = activation_bits(layers, assignments, machine)
     live = live_bytes(layers, [bits[layer.name] / 8 for layer in layers])
-    weights = sum(_weight_bytes(layer, assignments, machine) for layer in layers)
+    weights = fixed_weight_bytes(layers) + sum(
+        _weight_bytes(layer, assignments[layer.name], machine)
+        for layer in layers
+        if layer.name in assignments
+    )
     starts = starts_of(layers, machine)
     placement = place(machine, weights, max(live, default=0.0), starts.fit, starts.instruction_bytes)
     prepared = prepared_inputs(layers) if machine.prepares_inputs else {}
@@ -195,10 +198,9 @@ def activation_bits(
     }
 
 
-def _weight_bytes(layer: "Layer", assignments: Mapping[str, Assignment], machine: Machine) -> float:
-    if layer.name not in assignments:
-        return 0.0
-    return weight_elements(layer) * stored_weight_bits(machine, assignments[layer.name].scheme) / 8
+def _weight_bytes(layer: "Layer", assignment: Assignment, machine: Machine) -> float:
+    engine = machine.engines[engine_index(machine, assignment, layer)]
+    return layer_weight_bytes(layer, assignment.scheme, machine, engine)
 
 
 def _elements(layer: "Layer") -> int:

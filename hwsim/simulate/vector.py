@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from hwsim.simulate.launches import starts_of
 from hwsim.simulate.machine import Machine
 from hwsim.simulate.placement import Placement, peak_live_elements, place
-from hwsim.simulate.pricing import PRODUCT_KINDS, weight_elements
+from hwsim.simulate.pricing import PRODUCT_KINDS
+from hwsim.simulate.stored_weights import NetworkWeights
+from quant.scheme import Scheme
 
 if TYPE_CHECKING:
     from hwsim.model.graph import Layer
@@ -59,9 +61,9 @@ def vector_costs(
     machine = machine_of(target)
     starts = starts_of(layers, machine)
     if placement is None:
-        weights = sum(weight_elements(layer) for layer in layers if layer.kind in PRODUCT_KINDS)
+        weights = NetworkWeights.of(layers).bytes_in(Scheme(8, act_bits), machine)
         live = peak_live_elements(layers) * machine.stored_bits(act_bits) / 8
-        placement = place(machine, float(weights), live, starts.fit, starts.instruction_bytes)
+        placement = place(machine, weights, live, starts.fit, starts.instruction_bytes)
     home, swapped = placement.activations, placement.swapped
     return [
         vector_cost(layer, machine, act_bits, home, layer.name in starts.fused, starts.cycles(layer, swapped))

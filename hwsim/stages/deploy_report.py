@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from hwsim.target.schema import Target
     from planner.plan import Plan, PlanLayer
 
-OTHER_SHARE = 0.05  # parameters of no product are worth a word from this share of the products' bytes on
+OTHER_SHARE = 0.1  # parameters that stay in float are worth a word from this share of all weights on
 COST_BOUND = 0.15  # cost mode and cycle mode may differ by this much before the report objects
 NOT_MODELLED = [
     "no chip was probed: cycles follow from the descriptor's numbers, not from a register-level model",
@@ -210,7 +210,7 @@ def _count(number: int, thing: str) -> str:
 
 
 def _left_out(found: Findings) -> list[str]:
-    """What the network has and the figures do not: products of unopened operators, parameters of no product."""
+    """What a plan does not reach: products of unopened operators, parameters that stay in float."""
     graph, warnings = found.model.graph, list[str]()
     unopened = graph.uncounted()
     if unopened:
@@ -219,11 +219,11 @@ def _left_out(found: Findings) -> list[str]:
         warnings.append(
             f"latency and energy lack the multiply-accumulates of {names}{more}: only their outputs are priced"
         )
-    extra = FLOAT_BYTES * graph.other_parameters
-    if extra > OTHER_SHARE * found.plan.totals.weight_bytes:
+    extra, whole = FLOAT_BYTES * graph.other_parameters, found.plan.totals.weight_bytes
+    if extra > OTHER_SHARE * whole:
         warnings.append(
-            f"weight memory counts the products; embeddings, norms and the like take another "
-            f"{format_quantity(extra, 'bytes')} in float32"
+            f"of {format_quantity(whole, 'bytes')} of weights, {format_quantity(extra, 'bytes')} are embeddings, "
+            "norms and biases in float32, which no plan changes"
         )
     return warnings
 

@@ -16,6 +16,7 @@ from hwsim.errors import UserError
 from hwsim.report.document import ComparisonRow, ParetoPoint, Report
 from hwsim.stages import comparison
 from hwsim.stages import progress as stages
+from hwsim.stages.accumulators import fitting_schemes
 from hwsim.stages.decide import (
     INFEASIBLE,
     Run,
@@ -183,7 +184,8 @@ def _tables(request: PlanRequest, target: "Target", model: "LoadedModel", progre
     products = model.graph.products()
     if not products:
         raise UserError(f"--model {request.model}: no linear, convolution or matmul layer to plan")
-    offered = network_schemes(products, target, request.widths)
+    weights = None if model.weights.kind == "meta" else model.module.state_dict()
+    offered = fitting_schemes(products, network_schemes(products, target, request.widths), target, weights)
     with progress.stage(stages.PROFILING):
         profile = _profile(request, target, model, offered)
         if request.measured:

@@ -45,6 +45,7 @@ def fill_tables(
 ) -> Tables:
     """One document with everything the decision depends on."""
     from hwsim.simulate.cost import machine_of
+    from hwsim.simulate.stored_weights import fixed_weight_bytes
 
     products = graph.products()
     static = machine_of(target).static_pj_per_cycle
@@ -68,6 +69,7 @@ def fill_tables(
         layers=layers,
         fixed_cycles=fixed_cycles,
         fixed_energy_pj=sum(cost.energy_pj for cost in vectors) + static * fixed_cycles,
+        fixed_weight_bytes=fixed_weight_bytes(graph.layers),
         boundaries=tuple(_boundaries(graph, target, costs, bool(ensembles))),
         agreements=tuple(_agreements(products)),
         live_sets=tuple(live_sets(graph)),

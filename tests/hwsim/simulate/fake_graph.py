@@ -29,6 +29,7 @@ class FakeLayer:
     op: str = ""
     group: str | None = None
     weight: str | None = None
+    bias: str | None = None
 
     @property
     def macs(self):

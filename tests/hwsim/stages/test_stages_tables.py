@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from hwsim.cli.main import run
 from hwsim.model.load import load_model
 from hwsim.simulate import schedule
 from hwsim.simulate.cost import layer_costs, machine_of, vector_costs
-from hwsim.simulate.cycle import LayerAssignment, simulate_plan
+from hwsim.simulate.cycle import LayerAssignment, simulate_plan, simulate_scheme
 from hwsim.simulate.plan_file import replay
 from hwsim.simulate.vector import handovers
 from hwsim.stages.decide import Run, price_again
@@ -23,6 +24,7 @@ from planner.request import Limits, Request
 from planner.solve import solve
 from planner.verify import recount
 from quant.scheme import Scheme
+from tests import small_models
 
 MODELS = {"conv": "tests/small_models.py:conv_net", "vit": "tests/small_models.py:transformer"}
 
@@ -173,6 +175,66 @@ class ThreeReaders(nn.Module):
 def three_readers():
     """Factory for ``load_model``."""
     return ThreeReaders().eval(), (torch.randn(1, 8, 16),)
+
+
+def test_weights_are_what_the_replay_places(model):
+    """Codes, scales and what stays in float32; of the latter as much as torch counts beside the product weights."""
+    target = load_target("mcu_m7")
+    tables = tables_of(model, target)
+    stem = 16 if model.graph.layers[0].conv else 0  # its batch norm became a bias
+    others = [
+        p for name, p in named_parameters(model) if p.dim() == 1 and not (stem and name.startswith("norm."))
+    ]
+    assert tables.fixed_weight_bytes == 4 * (stem + sum(p.numel() for p in others))
+    plan = solve(tables, Request(objective=("latency",)))
+    assert replay(plan, model.graph, target).weight_bytes == pytest.approx(
+        plan.totals.weight_bytes, abs=len(plan.layers)
+    )
+
+
+def named_parameters(model):
+    factory = small_models.conv_net if model.graph.layers[0].conv else small_models.transformer
+    return list(factory()[0].named_parameters())
+
+
+class Tied(nn.Module):
+    """An embedding whose table is the output layer's weight, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(500, 16), nn.Linear(16, 500, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, ids):
+        return self.head(torch.relu(self.table(ids)))
+
+
+def tied():
+    return Tied().eval(), (torch.zeros(1, 4, dtype=torch.long),)
+
+
+def test_weights_of_a_tied_embedding_are_what_an_artifact_stores(tmp_path):
+    """The integer product packs codes of its own beside the float table that the embedding reads."""
+    model = load_model(f"{__file__}:tied")
+    assert tables_of(model, load_target("mcu_m7")).fixed_weight_bytes == 4 * 500 * 16
+    found = simulate_scheme(model.graph, Scheme(8, 8), load_target("mcu_m7")).weight_bytes
+    assert found == 500 * 16 * (4 + 1) + 4 * 500
+    assert (
+        run(
+            [
+                "--quiet",
+                "compile",
+                "--model",
+                f"{__file__}:tied",
+                "--scheme",
+                "w8a8",
+                "-o",
+                str(tmp_path / "art"),
+            ]
+        )
+        == 0
+    )
+    assert (tmp_path / "art" / "params.safetensors").stat().st_size == pytest.approx(found, rel=0.1)
 
 
 def test_layers_that_read_one_tensor_agree():

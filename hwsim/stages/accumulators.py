@@ -1,0 +1,53 @@
+"""Drop offered schemes whose sums could leave the accumulators of the engines that would run them.
+
+Quantized models sum in 32 bits, so a wider accumulator is used up to those; a narrower one narrows the choice.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from hwsim.errors import UserError
+from hwsim.stages.options import product_kind
+from quant.scheme import Scheme
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hwsim.model.graph import Layer
+    from hwsim.target.schema import Target
+
+INTEGER_BITS = 32
+
+
+def accumulator_bits(layer: "Layer", target: "Target") -> int:
+    """Of the widest accumulator among the engines that serve the layer; at most what quantized models use."""
+    kind = product_kind(layer)
+    found = [engine.accumulator_bits for engine in target.engines if kind in engine.serves]
+    return min(INTEGER_BITS, max(found, default=INTEGER_BITS))
+
+
+def fitting_schemes(
+    layers: "Sequence[Layer]",
+    offered: Sequence[Sequence[Scheme]],
+    target: "Target",
+    weights: "Mapping[str, Tensor] | None",
+) -> list[list[Scheme]]:
+    """Of each layer's schemes those whose sums stay inside; ``weights`` by name, None where only shapes are known."""
+    kept: list[list[Scheme]] = []
+    for layer, schemes in zip(layers, offered, strict=True):
+        bits = accumulator_bits(layer, target)
+        weight = weights[layer.weight] if weights is not None and layer.weight in weights else None
+        fitting = [scheme for scheme in schemes if _worst(layer, scheme, weight) < 2 ** (bits - 1)]
+        if not fitting:
+            raise UserError(
+                f"layer {layer.name}: its sums over {layer.k} products can leave the {bits}-bit accumulators of "
+                f"{target.name} in {', '.join(map(str, schemes))}; allow narrower widths with --bits"
+            )
+        kept.append(fitting)
+    return kept
+
+
+def _worst(layer: "Layer", scheme: Scheme, weight: "Tensor | None") -> float:
+    from quant.accumulator import worst_matmul_sum, worst_sum
+
+    return worst_matmul_sum(scheme, layer.k) if layer.kind == "matmul" else worst_sum(scheme, layer.k, weight)
