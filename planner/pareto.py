@@ -1,11 +1,13 @@
 """Exact points of the frontier between two quantities, by the ε-constraint method.
 
 Both ends are lexicographic optima. Between them the second quantity is limited to ε and the first minimised,
-then the second at that value of the first, so that every point is on the frontier and proven. ``points`` ε are
-spread geometrically between the ends; with ``points=None`` every point of the frontier is walked.
+then the second at that value of the first, so that every point is on the frontier and proven. ``points`` of them
+halve the widest gaps, on a logarithmic scale: fewer are returned only where the frontier has no more, or the time is
+up. With ``points=None`` every point of the frontier is walked.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 from planner.control import Control, ProgressCallback
 from planner.entries import ExactTables
@@ -87,21 +89,31 @@ class _Walk:
         return iter(found[::-1])
 
     def spread(self, points: int) -> Iterator[Plan]:
-        """About ``points`` points, spread evenly on a logarithmic scale; fewer where the frontier is short."""
+        """At most ``points`` points: those ends, then always one inside the widest gap on a logarithmic scale."""
         best = self._point((self.first, self.second), None)
         assert best is not None
         if points == 1:
             return iter([best])
         other = self._point((self.second, self.first), None)
         assert other is not None
-        low, high = self._second(other), self._second(best)
-        found = {self._second(other): other, high: best}
-        for step in range(1, points - 1):
-            share = step / (points - 1)
-            most = int(max(low, 1) * (high / max(low, 1)) ** share)
-            if self.control.stopped:
+        found = {self._second(other): other, self._second(best): best}
+        empty = {value: value for value in found}  # up to which value no other point lies above this one
+        while len(found) < points and not self.control.stopped:
+            gap = _widest(sorted(found), empty)
+            if gap is None:
                 break
-            plan = self._point((self.first, self.second), min(max(most, low), high))
+            low, high = gap
+            middle = int((max(low, 1) * high) ** 0.5) if empty[low] == low else high - 1
+            most = min(max(middle, low + 1), high - 1)
+            plan = self._point((self.first, self.second), most)
+            value = low if plan is None else self._second(plan)
+            empty[value] = most
             if plan is not None:
-                found.setdefault(self._second(plan), plan)
-        return iter([found[key] for key in sorted(found)])
+                found.setdefault(value, plan)
+        return iter([found[value] for value in sorted(found)])
+
+
+def _widest(values: Sequence[int], empty: Mapping[int, int]) -> tuple[int, int] | None:
+    """Neighbours between which a point may lie, with the largest ratio."""
+    gaps = [(low, high) for low, high in pairwise(values) if empty[low] < high - 1]
+    return max(gaps, key=lambda gap: gap[1] / max(gap[0], 1), default=None)

@@ -62,7 +62,7 @@ def solve(
         if json:
             console.print_json(error.report)
         raise
-    _write_and_print(plans, output, json, many=bool(pareto))
+    _write_and_print(plans, output, json, pareto)
     if any(plan.stopped == "interrupted" for plan in plans):
         raise typer.Exit(130)
 
@@ -93,22 +93,23 @@ class _Bar:
             self._status.stop()
 
 
-def _write_and_print(plans: "tuple[Plan, ...]", output: Path | None, json: bool, many: bool) -> None:
+def _write_and_print(plans: "tuple[Plan, ...]", output: Path | None, json: bool, asked: int) -> None:
     from hwsim.files import write_text
     from hwsim.stages.solve import plans_text
 
+    many = asked > 0
     documents = [plan.model_dump(mode="json") for plan in plans]
     if output is not None:
         write_text(output, plans_text(plans, many=many))
     if json:
         console.print_json(documents if many else documents[0])
     elif many:
-        _print_frontier(plans)
+        _print_frontier(plans, asked)
     else:
         _print_plan(plans[0])
 
 
-def _print_frontier(plans: "tuple[Plan, ...]") -> None:
+def _print_frontier(plans: "tuple[Plan, ...]", asked: int) -> None:
     from rich.table import Table
 
     table = Table("latency", "error", "energy", "weights", "status", box=None)
@@ -122,6 +123,9 @@ def _print_frontier(plans: "tuple[Plan, ...]") -> None:
             plan.status,
         )
     console.out().print(table)
+    if len(plans) < asked:
+        reason = "the frontier has no more, unless --time-limit ended the search"
+        console.out().print(f"{len(plans)} of {asked} points: {reason}", soft_wrap=True)
 
 
 def _print_plan(plan: "Plan") -> None:

@@ -192,7 +192,7 @@ def _not_honoured(found: Findings, validation: Validation) -> list[str]:
 def _overfull(found: Findings) -> list[str]:
     """Activations beyond their memory in the replay.
 
-    The planner counts what no product writes at a byte an element, the replay at the width that is written.
+    The planner counts what no product writes at a byte an element (`live`), the replay at the width that is written.
     """
     simulation = found.simulation
     home = next(level for level in found.target.levels if level.name == simulation.activation_home)

@@ -61,7 +61,8 @@ def test_pareto_prints_points(path):
     latencies = [point["totals"]["cycles"] for point in points]
     assert latencies == sorted(set(latencies))
     assert all(point["status"] == "optimal" for point in points)
-    assert "latency" in run("solve", path, "--pareto", "3")
+    assert "latency" in run("solve", path, "--pareto", "2")
+    assert "of 1000 points: the frontier has no more" in run("solve", path, "--pareto", "1000")
 
 
 def test_infeasible_names_limit_and_way_out(path):

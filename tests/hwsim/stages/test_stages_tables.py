@@ -237,6 +237,31 @@ def test_weights_of_a_tied_embedding_are_what_an_artifact_stores(tmp_path):
     assert (tmp_path / "art" / "params.safetensors").stat().st_size == pytest.approx(found, rel=0.1)
 
 
+class Upsampled(nn.Module):
+    """A picture that grows sixteenfold between two convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.up = nn.Conv2d(3, 8, 3, 4, 1), nn.Conv2d(8, 2, 3, 1, 1)
+
+    def forward(self, x):
+        return self.up(nn.functional.interpolate(torch.relu(self.down(x)), scale_factor=4.0))
+
+
+def upsampled():
+    return Upsampled().eval(), (torch.randn(1, 3, 32, 32),)
+
+
+@pytest.mark.parametrize("scheme", ["w8a8", "w8a16"])
+def test_live_activations_are_what_the_replay_holds(scheme):
+    """A tensor larger than its product's output has that product's width as well."""
+    model, target = load_model(f"{__file__}:upsampled"), load_target("hexagon")
+    plan = solve(tables_of(model, target), Request(objective=("latency",), pins=(f"*={scheme}",)))
+    peak = max(replay(plan, model.graph, target).schedule.live)
+    assert peak == (8 + 2) * 32 * 32 * (2 if scheme == "w8a16" else 1)
+    assert plan.totals.activation_bytes == peak
+
+
 def test_layers_that_read_one_tensor_agree():
     tables = tables_of(load_model(f"{__file__}:three_readers"), load_target("fpga_zu9eg"))
     assert [(set(group.layers), group.on) for group in tables.agreements] == [
