@@ -60,6 +60,14 @@ def limit_for(exact: ExactTables, quantity: str, value: int) -> float:
     return found
 
 
+def limit_below(exact: ExactTables, quantity: str, value: int) -> float:
+    """The largest float in the request's unit that, as a limit, admits nothing above ``value``."""
+    found = to_float(exact, quantity, value)
+    while to_integer(exact, quantity, as_fraction(found)) > value:
+        found = math.nextafter(found, -math.inf)
+    return found
+
+
 def all_limits(exact: ExactTables, limits: Limits) -> list[Limit]:
     """The limits of the request, then the memories of the device."""
     found: list[Limit] = []

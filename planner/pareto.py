@@ -13,11 +13,13 @@ from planner.control import Control, ProgressCallback
 from planner.entries import ExactTables
 from planner.errors import Infeasible, PlannerError, Unsolved
 from planner.exact import as_fraction
-from planner.limits import limit_for, to_integer
+from planner.limits import limit_below, to_integer
 from planner.plan import Plan
 from planner.request import Quantity, Request
 from planner.solve import plan_within
 from planner.tables import Tables
+
+NARROW = 1.25
 
 
 def pareto(
@@ -60,14 +62,15 @@ class _Walk:
     def _point(self, objective: tuple[Quantity, Quantity], most: int | None) -> Plan | None:
         limits = self.request.limits
         if most is not None:
-            limits = limits.model_copy(update={self.second: limit_for(self.exact, self.second, most)})
+            limits = limits.model_copy(update={self.second: limit_below(self.exact, self.second, most)})
         asked = self.request.model_copy(update={"objective": objective, "limits": limits})
         try:
-            return plan_within(self.exact, asked, self.control)
+            plan = plan_within(self.exact, asked, self.control)
         except (Infeasible, Unsolved, KeyboardInterrupt):
             if most is None:
                 raise
             return None
+        return plan if most is None or plan.status == "optimal" else None
 
     def _second(self, plan: Plan) -> int:
         """The second quantity of a plan as an exact integer."""
@@ -89,23 +92,23 @@ class _Walk:
         return iter(found[::-1])
 
     def spread(self, points: int) -> Iterator[Plan]:
-        """At most ``points`` points: those ends, then always one inside the widest gap on a logarithmic scale."""
+        """At most ``points`` points: the ends, then always one inside the widest gap on a logarithmic scale."""
         best = self._point((self.first, self.second), None)
         assert best is not None
-        if points == 1:
+        if points == 1 or self.control.stopped:
             return iter([best])
         other = self._point((self.second, self.first), None)
         assert other is not None
+        if self.control.stopped:
+            return iter([best])
         found = {self._second(other): other, self._second(best): best}
         empty = {value: value for value in found}  # up to which value no other point lies above this one
-        while len(found) < points and not self.control.stopped:
-            gap = _widest(sorted(found), empty)
-            if gap is None:
-                break
+        while len(found) < points and (gap := _widest(sorted(found), empty)) is not None:
             low, high = gap
-            middle = int((max(low, 1) * high) ** 0.5) if empty[low] == low else high - 1
-            most = min(max(middle, low + 1), high - 1)
+            most = _inside(empty[low], high)
             plan = self._point((self.first, self.second), most)
+            if self.control.stopped:
+                break
             value = low if plan is None else self._second(plan)
             empty[value] = most
             if plan is not None:
@@ -114,6 +117,13 @@ class _Walk:
 
 
 def _widest(values: Sequence[int], empty: Mapping[int, int]) -> tuple[int, int] | None:
-    """Neighbours between which a point may lie, with the largest ratio."""
+    """Neighbours between which a point may lie, with the largest ratio of the part that is not known to be empty."""
     gaps = [(low, high) for low, high in pairwise(values) if empty[low] < high - 1]
-    return max(gaps, key=lambda gap: gap[1] / max(gap[0], 1), default=None)
+    return max(gaps, key=lambda gap: gap[1] / max(empty[gap[0]], 1), default=None)
+
+
+def _inside(low: int, high: int) -> int:
+    """The geometric middle; in a narrow gap just below its upper end, so that one more look settles it."""
+    if high < NARROW * max(low, 1):
+        return high - 1
+    return min(max(int((max(low, 1) * high) ** 0.5), low + 1), high - 1)

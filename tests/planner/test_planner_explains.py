@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from itertools import product
+from random import Random
 
 import pytest
 
@@ -151,6 +152,21 @@ def test_walked_frontier_is_the_frontier(seed):
     assert spread[-1].totals == plans[-1].totals
     assert len(spread) == min(4, len(plans))
     assert [plan.totals for plan in pareto(tables, request, 1000)] == [plan.totals for plan in plans]
+
+
+def test_frontier_of_errors_with_many_digits_that_reaches_zero():
+    """Integers that stand for such errors are finer than floats: a limit just below a point must not admit it."""
+    rng = Random(7)
+    tables = random_tables(3, layers=4)
+    for layer in tables.layers:
+        for number, option in enumerate(layer.options):
+            object.__setattr__(option, "error", rng.random() ** 12 if number else 0.0)
+    wanted = [float(y) for _, y in frontier(tables, Request(), "error", "latency")]
+    assert wanted[-1] == 0 and len(wanted) > 4
+    found = pareto(tables, Request(time_limit=60), 1000)
+    assert [plan.totals.error for plan in found] == pytest.approx(wanted, rel=1e-15)
+    few = pareto(tables, Request(time_limit=60), 4)
+    assert len(few) == 4
 
 
 def test_frontier_of_one_quantity_is_refused():
