@@ -222,7 +222,8 @@ def explanations(plan: "Plan") -> list[str]:
 def _infeasible(error: Any, run: Run) -> InfeasibleError:
     path = run.request.output_dir / INFEASIBLE
     files.write_text(path, error.report.model_dump_json(indent=2) + "\n")
-    return InfeasibleError(f"{infeasible_text(error.report)} (details in {path})")
+    stale = "; the plan.json beside it is an earlier request's" if path.with_name("plan.json").is_file() else ""
+    return InfeasibleError(f"{infeasible_text(error.report)} (details in {path}{stale})")
 
 
 def pareto_points(run: Run, plan: "Plan", progress: StageProgress) -> list[ParetoPoint]:

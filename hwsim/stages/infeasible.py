@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from hwsim.units import Dimension, format_quantity
+from hwsim.units import Dimension, format_quantity, parse_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ def infeasible_text(report: "InfeasibleReport") -> str:
     ways = [
         one.text.removesuffix(" a plan exists")
         if one.needed is None
-        else f"with {quantity_word(one.name)} {quantity_text(one.name, one.needed * _UP)} instead of {asked[one.name]}"
+        else f"with {quantity_word(one.name)} {_enough(one.name, one.needed)} instead of {asked[one.name]}"
         + ("" if one.proven else " (at most)")
         for one in report.relaxations
     ]
@@ -42,10 +42,20 @@ def _not_by_one_change(report: "InfeasibleReport") -> str:
         return report.headline
     also = f"; and also: {_demands(report.further)}" if report.further else ""
     needed = ", ".join(
-        f"{quantity_word(one.name)} {quantity_text(one.name, (one.needed or 0) * _UP)}"
+        f"{quantity_word(one.name)} {_enough(one.name, one.needed or 0.0)}"
         for one in report.needed
     )
     return f"infeasible: {_demands(report.conflict)}{also}. No single change is enough; at least are needed: {needed}"
+
+
+def _enough(name: str, needed: float) -> str:
+    """The amount in four digits; where those are less than what is needed, rounded up."""
+    text = quantity_text(name, needed)
+    if needed <= 0:
+        return text
+    dimension, scale = _DIMENSIONS.get(name, ("bytes", 1.0))
+    told = float(text.split()[0]) if name == "error" else parse_quantity(text, dimension, name) / scale
+    return text if told >= needed else quantity_text(name, needed * _UP)
 
 
 def _demands(conflict: "Sequence[Conflict]") -> str:

@@ -105,8 +105,11 @@ def test_infeasible_limit_exits_3_and_writes_no_plan(tmp_path, capsys):
     assert code == 3
     message = capsys.readouterr().err.strip()
     assert "latency" in message
-    assert not (tmp_path / "plan.json").exists()
+    assert not (tmp_path / "plan.json").exists() and "earlier" not in message
     assert json.loads((tmp_path / "infeasible.json").read_text())
+    (tmp_path / "plan.json").write_text("{}")
+    assert plan("--target", "edge_gpu", "--model", CONV, "-o", str(tmp_path), "--max-latency", "1ns") == 3
+    assert "the plan.json beside it is an earlier request's" in capsys.readouterr().err
 
 
 def test_latency_limit_holds_in_the_replay(tmp_path):
