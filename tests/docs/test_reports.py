@@ -19,7 +19,7 @@ from hwsim.report.render import to_html, to_markdown
 
 PLANNED_AGAIN = ("resnet18-fpga_int4", "mobilenet_v2-mcu_m55_u55")
 NOT_CONTENT = ("stages", "provenance", "versions", "tables_sha256")
-FROM_ERRORS = ("error", "options_", "solver", "runner_up_cost")
+FROM_ERRORS = ("error", "options_", "solver", "runner_up_cost", "headline")
 """Parts of the documents that hold predicted errors, or counts of the options that were pruned by them."""
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]\d+)?")
 ALL = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
