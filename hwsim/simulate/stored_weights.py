@@ -1,6 +1,7 @@
 """Bytes of everything a network keeps in weight memory.
 
-Products keep packed codes and, for each row of each order, a scale. Biases, norms and embeddings stay in float32
+Products keep packed codes, a scale for each row of each order, and of a later order that leaves rows or columns out the
+numbers of those it has. Biases, norms and embeddings stay in float32
 whatever a plan decides; so does an embedding that an output layer shares, for the product reads packed codes of its
 own (`LayerGraph.other_parameters`).
 """
@@ -17,6 +18,8 @@ from quant.scheme import Scheme
 if TYPE_CHECKING:
     from hwsim.model.graph import Layer
 
+INDEX_BYTES = 4  # int32
+
 
 def fixed_weight_bytes(layers: "Sequence[Layer]") -> int:
     """Bytes that no plan changes."""
@@ -28,13 +31,23 @@ def weight_elements(layer: "Layer") -> int:
     return 0 if layer.kind == "matmul" else layer.groups * layer.n * layer.k
 
 
+def index_bytes(layer: "Layer", scheme: Scheme) -> int:
+    """Bytes of the lists of kept rows or columns."""
+    if layer.kind == "matmul" or scheme.is_float:
+        return 0
+    sizes = scheme_terms(scheme, layer.n, layer.groups, layer.k)
+    kept = [k if scheme.axis == "columns" else groups * n for n, groups, k, _ in sizes]
+    return INDEX_BYTES * sum(count for count, share in zip(kept, scheme.shares, strict=True) if share < 1)
+
+
 def layer_weight_bytes(layer: "Layer", scheme: Scheme, machine: Machine, engine: Engine) -> float:
-    """Bytes of one product as ``engine`` reads them: codes and scales of all orders."""
+    """Bytes of one product as ``engine`` reads them: codes, scales and index lists of all orders."""
     if layer.kind == "matmul":
         return 0.0
     terms, _ = option_terms(machine, engine, scheme, scheme_terms(scheme, layer.n, layer.groups, layer.k))
     scale = 0.0 if scheme.is_float else SCALE_BYTES
-    return sum(groups * n * (k * bits / 8 + scale) for n, groups, k, bits, *_ in terms)
+    packed = sum(groups * n * (k * bits / 8 + scale) for n, groups, k, bits, *_ in terms)
+    return packed + index_bytes(layer, scheme)
 
 
 @dataclass(frozen=True, slots=True)

@@ -222,7 +222,9 @@ def explanations(plan: "Plan") -> list[str]:
 def _infeasible(error: Any, run: Run) -> InfeasibleError:
     path = run.request.output_dir / INFEASIBLE
     files.write_text(path, error.report.model_dump_json(indent=2) + "\n")
-    stale = "; the plan.json beside it is an earlier request's" if path.with_name("plan.json").is_file() else ""
+    stale = (
+        "; the plan.json beside it is an earlier request's" if path.with_name("plan.json").is_file() else ""
+    )
     return InfeasibleError(f"{infeasible_text(error.report)} (details in {path}{stale})")
 
 

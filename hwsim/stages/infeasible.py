@@ -42,8 +42,7 @@ def _not_by_one_change(report: "InfeasibleReport") -> str:
         return report.headline
     also = f"; and also: {_demands(report.further)}" if report.further else ""
     needed = ", ".join(
-        f"{quantity_word(one.name)} {_enough(one.name, one.needed or 0.0)}"
-        for one in report.needed
+        f"{quantity_word(one.name)} {_enough(one.name, one.needed or 0.0)}" for one in report.needed
     )
     return f"infeasible: {_demands(report.conflict)}{also}. No single change is enough; at least are needed: {needed}"
 

@@ -13,6 +13,7 @@ from hwsim.simulate import schedule
 from hwsim.simulate.cost import layer_costs, machine_of, vector_costs
 from hwsim.simulate.cycle import LayerAssignment, simulate_plan, simulate_scheme
 from hwsim.simulate.plan_file import replay
+from hwsim.simulate.stored_weights import layer_weight_bytes
 from hwsim.simulate.vector import handovers
 from hwsim.stages.decide import Run, price_again
 from hwsim.stages.error_profile import profile_shapes
@@ -23,6 +24,7 @@ from hwsim.target.load import load_target
 from planner.request import Limits, Request
 from planner.solve import solve
 from planner.verify import recount
+from quant.expansion import make_terms
 from quant.scheme import Scheme
 from tests import small_models
 
@@ -190,6 +192,23 @@ def test_weights_are_what_the_replay_places(model):
     assert replay(plan, model.graph, target).weight_bytes == pytest.approx(
         plan.totals.weight_bytes, abs=len(plan.layers)
     )
+
+
+@pytest.mark.parametrize("text", ["w4a8.o2.c25", "w4a8.o2.g50", "w4a8.o3.g50-25"])
+def test_bytes_of_an_expanded_layer_are_those_of_its_terms(text):
+    """Codes at their bits, float32 scales, int32 numbers of kept rows or columns, as quant makes them."""
+    scheme = Scheme.parse(text)
+    torch.manual_seed(0)
+    terms = make_terms("layer", torch.randn(40, 64), scheme, None)
+    wanted = sum(
+        term.codes.numel() * term.bits / 8 + 4 * term.scale.numel()
+        + 4 * sum(len(kept) for kept in (term.rows, term.cols) if kept is not None)
+        for term in terms
+    )  # fmt: skip
+    machine = machine_of(load_target("edge_gpu"))
+    engine = next(engine for engine in machine.engines if not engine.is_float and "linear" in engine.serves)
+    layer = replace(load_model(f"{__file__}:tied").graph.products()[0], n=40, k=64)
+    assert layer_weight_bytes(layer, scheme, machine, engine) == wanted
 
 
 def named_parameters(model):
