@@ -181,8 +181,8 @@ def write_claims(path: Path, store: Store) -> None:
             "weight bits) among its own kind. Which are the best is decided on one half of the images and judged on "
             "the other, both ways round: the best of several on the images that chose it looks better than it is. "
             "Divergence: the least mean KL from the float network that any composition reached, over the least that "
-            "any single method reached; it moves less by chance than top-1 does. Two methods are compared over the seeds "
-            "that both have.",
+            "any single method reached; it moves less by chance than top-1 does. Two methods are compared over the "
+            "seeds that both have.",
         ],
         ["network", "scheme", "claim", "gain", "seeds", "holds", "divergence"],
         [*([*_claim_row(store, claim), ""] for claim in CLAIMS), *_composition_rows(store)],
