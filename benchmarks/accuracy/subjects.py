@@ -1,6 +1,6 @@
 """The four image networks of the accuracy table with their data, loaded once and with their float outputs."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import datasets
@@ -34,19 +34,21 @@ class Recipe:
         """Network, evaluation data and float outputs; the float line goes into the store."""
         weights = None if self.weights is None else datasets.SHARED / "models" / self.weights
         loaded = load_model(self.spec, weights=weights, batch=self.batch)
-        test = (
-            datasets.imagenet("val_a650", self.images, 5)
-            if self.statistics is None
-            else datasets.cifar10("test_a5000", self.statistics).take(self.images, 5)
+        test, runner = self.shuffled(self.images), GraphRunner(loaded.module)
+        subject = scored_on(
+            test, Subject(self, loaded.module, runner, [], test.labels, test.labels, loaded.batch_norms)
         )
-        batches, runner = test.batches(self.batch), GraphRunner(loaded.module)
-        with torch.no_grad():
-            exact = torch.cat([runner.logits(batch) for batch in batches])
-        labels = test.labels[: len(exact)]
         cell = Cell(self.name, FLOAT, FLOAT, 0, self.images)
         if cell not in store.found:
-            store.add(cell, Outcome(packed(exact.argmax(-1) == labels), 0.0, 0.0))
-        return Subject(self, loaded.module, runner, batches, labels, exact, loaded.batch_norms)
+            store.add(cell, Outcome(packed(subject.exact.argmax(-1) == subject.labels), 0.0, 0.0))
+        return subject
+
+    def shuffled(self, count: int | None = None) -> datasets.Samples:
+        """The first images of the test set in a fixed random order; all of them without a count."""
+        if self.statistics is None:
+            return datasets.imagenet("val_a650", count or 650, 5)
+        whole = datasets.cifar10("test_a5000", self.statistics)
+        return whole.take(count or len(whole.labels), 5)
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,14 @@ class Subject:
             return datasets.imagenet("calib_1000", recipe.samples, seed).batches(recipe.batch)
         samples = datasets.cifar10("calib_1000", recipe.statistics).take(recipe.samples, seed)
         return samples.batches(recipe.batch)
+
+
+def scored_on(test: datasets.Samples, subject: Subject) -> Subject:
+    """The same network with other evaluation images, and what the float network says of them."""
+    batches = test.batches(subject.recipe.batch)
+    with torch.no_grad():
+        exact = torch.cat([subject.runner.logits(batch) for batch in batches])
+    return replace(subject, batches=batches, labels=test.labels[: len(exact)], exact=exact)
 
 
 _CIFAR = f"{HERE / 'networks.py'}"
