@@ -262,6 +262,8 @@ def _polished(
     from quant.methods.distribution_correction import BatchNormMemory
     from quant.methods.pd_quant import pd_quant  # the heaviest step, loaded when asked for
 
+    if all(product.kind == "matmul" for product in GraphRunner(calibrated.module).products.values()):
+        return calibrated  # no stored weights, no rounding to learn
     architecture = str(recipe.setting("pd", "architecture"))
     if architecture == "auto":
         architecture = architecture_of(GraphRunner(calibrated.module))

@@ -30,7 +30,7 @@ def quantize(
     weights: str | Path | None = None,
     calibration_data: str | Path | None = None,
     samples: int = 64,
-    range_method: Literal["minmax", "percentile", "mse"] = "mse",
+    range_method: Literal["minmax", "percentile", "mse"] | None = None,
     dynamic: bool = False,
     recipe: str | None = None,
     tokenizer: str | Path | None = None,

@@ -23,8 +23,9 @@ def quantize(
     calibration_data: options.CalibrationData = None,
     samples: options.Samples = 64,
     range_method: Annotated[
-        str, typer.Option(help="Activation ranges from calibration: minmax, percentile or mse.")
-    ] = "mse",
+        str | None,
+        typer.Option(help="Activation ranges from calibration: minmax, percentile or mse (the default)."),
+    ] = None,
     dynamic: Annotated[
         bool, typer.Option("--dynamic", help="Activation scales of linear layers per token, at run time.")
     ] = False,
@@ -42,7 +43,7 @@ def quantize(
     Example: hwsim quantize --plan out/plan.json --calibration-data images/ -o out/quantized
     Example: hwsim quantize --model resnet18 --scheme w4a8 -o out/quantized
     """
-    if range_method not in ("minmax", "percentile", "mse"):
+    if range_method not in (None, "minmax", "percentile", "mse"):
         raise UserError(f"--range-method {range_method!r}: choose minmax, percentile or mse")
     if dynamic and calibration_data is None:
         console.log().print("attention products keep static ranges, here from synthetic inputs")

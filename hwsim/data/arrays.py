@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hwsim.data.conversion import as_inputs
+from hwsim.data.conversion import as_inputs, tell_no_class
 from hwsim.data.dataset import DataRecord, Dataset, InputForm, Sample, check_sample, sha256_of_file, taken
 from hwsim.data.images import ImageForm
 from hwsim.data.text import token_dataset
@@ -103,14 +103,15 @@ def _numbers(path: Path, name: str, array: Any) -> Any:
 
 
 def _labels(path: Path, array: Any, count: int) -> Any:
-    """Whole numbers, one or more for each sample."""
+    """Whole numbers, one or more for each sample; None for what is no class."""
     labels = _numbers(path, "y", array)
     if len(labels) != count:
         raise UserError(f"{path}: y has {len(labels)} labels for {count} samples")
     whole = labels.astype("int64")
-    if not (whole == labels).all():
-        raise UserError(f"{path}: y holds fractions; give the number of each sample's class")
-    return whole
+    if (whole == labels).all():
+        return whole
+    tell_no_class(f"{path}, y")
+    return None
 
 
 def _pictures(array: Any, form: InputForm) -> Any:

@@ -98,7 +98,8 @@ def _sample(item: Any, form: InputForm, spec: str) -> Sample:
         )
     # cloned, as a generator may fill one array again and again
     tensors = tuple(tensor.clone() for tensor in as_inputs(given, form, spec))
-    return tensors, None if label is None else as_label(label, spec).clone()
+    known = None if label is None else as_label(label, spec)
+    return tensors, None if known is None else known.clone()
 
 
 def _check_label_shapes(shapes: list[tuple[int, ...] | None], spec: str) -> None:

@@ -4,7 +4,9 @@ A conversion of torch's own goes through in silence where a value does not fit: 
 fraction cut off, a large number wrapped around.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from hwsim.data.dataset import InputForm, check_sample, check_shapes
@@ -12,6 +14,8 @@ from hwsim.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor, dtype
+
+log = logging.getLogger(__name__)
 
 
 def as_inputs(values: Sequence[Any], form: InputForm, where: str) -> "tuple[Tensor, ...]":
@@ -33,14 +37,21 @@ def _cast(tensor: "Tensor", wanted: "dtype", where: str) -> "Tensor":
     return _unchanged(tensor, wanted, fault)
 
 
-def as_label(value: Any, where: str) -> "Tensor":
-    """The label of a sample: the number of its class, or several such numbers."""
+def as_label(value: Any, where: str) -> "Tensor | None":
+    """The label of a sample: the number of its class, or several such numbers; None for what is no class."""
     import torch
 
     tensor = _numbers(value, f"{where}: a label")
-    return _unchanged(
-        tensor, torch.int64, f"{where}: a label holds fractions; give the number of each sample's class"
-    )
+    if tensor.is_floating_point() and not bool((tensor == tensor.round()).all()):
+        tell_no_class(where)
+        return None
+    return _unchanged(tensor, torch.int64, f"{where}: a label is too large; give the number of the class")
+
+
+@cache
+def tell_no_class(where: str) -> None:
+    """Once for each source."""
+    log.warning("%s: labels hold fractions, so they are no classes, and no accuracy is measured", where)
 
 
 def _numbers(value: Any, what: str) -> "Tensor":

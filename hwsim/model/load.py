@@ -139,8 +139,9 @@ def load_batched(
     except UserError:
         if asked is not None or parse_source(spec).source != "factory":
             raise
+    model = load_model(spec, weights=weights, seed=seed, batch=1, sequence=sequence)
     log.warning("%s: takes no batch of %d; run one sample at a time", spec, usual)
-    return load_model(spec, weights=weights, seed=seed, batch=1, sequence=sequence)
+    return model
 
 
 def _give_weights(source: ModelSource, built: Built, weights: Path | None, seed: int) -> WeightsInfo:

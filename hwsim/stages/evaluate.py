@@ -73,7 +73,7 @@ def run_evaluate(request: EvaluateRequest, progress: Progress | None = None) -> 
     data = _open(request, model)
     metrics, _ = _measure(model.module, None, data, model, progress)
     remarks = ("random weights: figures are illustrative",) if model.illustrative else ()
-    remarks += _remarks(data.record)
+    remarks += _remarks(data.record, model)
     return Evaluation(request.subject, model.resolved, metrics, None, data.record, remarks)
 
 
@@ -92,7 +92,7 @@ def _evaluate_quantized(request: EvaluateRequest, directory: Path, progress: Pro
     quantized = QuantizedModel.load(directory, model.module)
     data = _open(request, model)
     found = _measure(runnable(quantized), model.module if same else None, data, model, progress)
-    remarks = (*source.remarks, *remarks, *_remarks(data.record))
+    remarks = (*source.remarks, *remarks, *_remarks(data.record, model))
     return Evaluation(request.subject, model.resolved, found[0], found[1], data.record, remarks)
 
 
@@ -188,12 +188,14 @@ def _fitting_labels(outputs: "Tensor", labels: "Tensor | None", record: DataReco
     return labels
 
 
-def _remarks(record: DataRecord) -> tuple[str, ...]:
-    """Why no accuracy is among the figures."""
+def _remarks(record: DataRecord, model: "LoadedModel") -> tuple[str, ...]:
+    """What the figures leave out, and why no accuracy is among them."""
+    count = len(model.graph.outputs)
+    found = (f"figures of the first of {count} outputs",) if count > 1 else ()
     if record.labelled:
-        return ()
+        return found
     how = {
         "images": "a folder for each class, all images in one, or labels.csv with the columns file,label",
         "arrays": "an array y with the number of each sample's class",
     }.get(record.kind, "pairs of a sample and its label")
-    return (f"no labels in {record.source}, so no accuracy; give {how}",)
+    return (*found, f"no labels in {record.source}, so no accuracy; give {how}")

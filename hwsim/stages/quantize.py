@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from hwsim import files
 from hwsim.documents import read_plan
 from hwsim.errors import UserError
+from hwsim.stages.provenance import weights_text
 from quant.scheme import Scheme
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ class QuantizeRequest:
     weights: Path | None = None
     calibration_data: str | None = None
     samples: int = 64
-    range_method: RangeMethod = "mse"
+    range_method: RangeMethod | None = None
+    """Default: ``mse`` where there are samples."""
     dynamic: bool = False
     recipe: str | None = None
     tokenizer: Path | None = None
@@ -135,11 +137,14 @@ def run_quantize(request: QuantizeRequest, watch: Watch | None = None) -> Quanti
     usual = 1 if spec.startswith("hf:") else IMAGE_BATCH
     load = partial(load_batched, spec, weights=request.weights, seed=request.seed, sequence=request.sequence)
     model = load(request.batch, usual)
+    remarks = () if plan is None else other_weights(plan, model, request.weights)
     if plan is not None:
         assignment, holds = plan_assignment(plan, model)
     else:
         assert scheme is not None
         assignment, holds = uniform_assignment(model.graph, scheme), None
+    if request.recipe is not None:  # it takes the place of those that the schemes name
+        assignment = {name: replace(each, recipe=()) for name, each in assignment.items()}
     samples = _samples(request, model, request.batch or usual)
     smaller = (
         samples.half(request.samples) if request.batch is None and _recipe(request, assignment) else None
@@ -164,7 +169,7 @@ def run_quantize(request: QuantizeRequest, watch: Watch | None = None) -> Quanti
         recipe=made.recipe,
         recipe_settings=made.recipe_settings,
         referee=made.referee,
-        remarks=_remarks(model, samples, made),
+        remarks=(*remarks, *_remarks(model, samples, made)),
     )
     files.write_text(request.output_dir / SOURCE, record.to_json())
     return QuantizeResult(quantized, model, record, request.output_dir)
@@ -174,6 +179,17 @@ def uniform_assignment(graph: "LayerGraph", scheme: Scheme) -> dict[str, Scheme]
     """One scheme for all products; products of two activations use the activation width on both sides."""
     both = scheme.between_activations
     return {layer.name: both if layer.kind == "matmul" else scheme for layer in graph.products()}
+
+
+def other_weights(plan: "Plan", model: "LoadedModel", given: Path | None) -> tuple[str, ...]:
+    """A remark where the weights are not those of the plan; those of a file are not replaced by mistake."""
+    made_for, own = plan.provenance.get("weights"), weights_text(model)
+    if made_for is None or made_for == own:
+        return ()
+    of_a_file = made_for.startswith("file, ") and not made_for.startswith(f"file, {model.resolved}, ")
+    if of_a_file and given is None:
+        raise UserError(f"--weights is missing: the plan was made for weights of {made_for}; these are {own}")
+    return (f"the plan was made for weights of {made_for}; these are {own}",)
 
 
 def plan_assignment(
@@ -220,6 +236,7 @@ class _Made:
     recipe: str = ""
     recipe_settings: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     referee: tuple[dict[str, Any], ...] = ()
+    unclipped: bool = False
 
 
 def _samples(request: QuantizeRequest, model: "LoadedModel", batch: int) -> _Samples:
@@ -255,7 +272,7 @@ def _quantize(
     if recipe:
         return _with_recipe(request, model, assignment, samples, recipe, watch or _nobody)
     # Synthetic extremes are a guess already: clipping them further would only add to it.
-    method = request.range_method if samples.record is not None else "minmax"
+    method = (request.range_method or "mse") if samples.record is not None else "minmax"
     ranges = observe_ranges(model.module, assignment, samples.batches, method=method, source=samples.source)
     by_column = [name for name, scheme in assignment.items() if scheme.axis == "columns"]
     moments = observe_moments(model.module, by_column, samples.batches) if by_column else {}
@@ -297,6 +314,10 @@ def _with_recipe(
         raise UserError(
             "--dynamic: the methods of a recipe fit static activation ranges; drop one of the two"
         )
+    if request.range_method is not None:
+        raise UserError(
+            "--range-method: a recipe sets the ranges itself; add mse or percentile to it instead"
+        )
     wanted = read_recipe(recipe)
     if request.recipe is None and "bc" in wanted.steps:
         # a plan counts its biases as free, so they are those of the layers and not of groups of positions
@@ -324,6 +345,7 @@ def _with_recipe(
         str(wanted),
         {step: dict(values) for step, values in result.recipe.settings.items()},
         tuple(asdict(verdict) for verdict in result.verdicts),
+        not {"mse", "percentile"} & set(wanted.steps),
     )
 
 
@@ -334,6 +356,8 @@ def _nobody(phase: str, detail: str, share: float) -> None:
 def _remarks(model: "LoadedModel", samples: _Samples, made: _Made) -> tuple[str, ...]:
     """What a reader of the figures has to know."""
     found: list[str] = []
+    if made.unclipped:
+        found.append("the recipe clips no ranges: those of activations are min-max; mse+... clips them")
     if model.illustrative:
         found.append("random weights: figures are illustrative")
     if made.model.range_source == "data-free":
@@ -342,6 +366,9 @@ def _remarks(model: "LoadedModel", samples: _Samples, made: _Made) -> tuple[str,
         )
     elif samples.source == "synthetic":
         found.append("no calibration data: activation ranges come from synthetic inputs")
+    outputs = len(model.graph.outputs)
+    if made.referee and outputs > 1:
+        found.append(f"the referee looked at the first of {outputs} outputs")
     dropped = [_with_reason(verdict) for verdict in made.referee if not verdict["kept"]]
     if dropped:
         found.append(f"dropped by the held-out referee: {', '.join(dropped)}")

@@ -70,7 +70,9 @@ def cut_into_units(runner: GraphRunner, leading: Collection[fx.Node] | None = No
         else:
             entry_here = units[-1].exit if units else entry
         label = weighted[0].name if weighted else (found[0].name if found else node.name)
-        units.append(Unit(label, tuple(current), entry_here, node, found))
+        # of several outputs the first is what predictions are read from
+        leaves = runner.output if is_last and runner.output in current else node
+        units.append(Unit(label, tuple(current), entry_here, leaves, found))
         current = []
     return UnitPlan(tuple(units), side)
 
@@ -105,7 +107,11 @@ def _main_nodes(runner: GraphRunner, calls: list[fx.Node]) -> set[fx.Node]:
 
 def _entry(runner: GraphRunner, calls: list[fx.Node], main: set[fx.Node]) -> fx.Node:
     """The tensor the first product reads."""
-    first = next(node for node in calls if node in main)
+    first = next((node for node in calls if node in main), None)
+    if first is None:
+        raise QuantError(
+            "pd: no product has stored weights, so there is no rounding to learn; drop the step pd"
+        )
     return runner.products[first].inputs[0]
 
 

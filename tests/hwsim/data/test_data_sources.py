@@ -320,7 +320,6 @@ VALUES = np.zeros((2, 3, 8, 8), np.float32)
         ({"x": VALUES + 1j}, "real numbers"),
         ({"x": VALUES + np.nan}, "NaN or infinity"),
         ({"x": VALUES, "y": np.array(["a", "b"])}, "y is <U1"),
-        ({"x": VALUES, "y": np.array([0.5, 1])}, "fractions"),
         ({"x": VALUES, "y": np.array([1])}, "1 labels for 2 samples"),
         ({"ids": np.array([1.5, 2]), "offsets": np.array([0, 2])}, "whole numbers"),
         ({"ids": np.arange(4), "offsets": np.array([0, 3, 1, 4])}, "offsets must rise within 0 and 4"),
