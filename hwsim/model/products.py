@@ -33,6 +33,18 @@ _HIDING = {
     aten.rnn_relu_cell.default,
 }
 
+# Calls that show the same elements in another shape or order.
+_VIEWS = {
+    aten.permute.default,
+    aten.transpose.int,
+    aten.t.default,
+    aten.unsqueeze.default,
+    aten.squeeze.dim,
+    aten.reshape.default,
+    aten.clone.default,
+    aten.contiguous.default,
+}
+
 
 def normalise_products(module: fx.GraphModule) -> None:
     """Rewrite every product that has another spelling."""
@@ -87,8 +99,17 @@ def _with_batch(node: fx.Node) -> None:
 def _matmul_to_linear(module: fx.GraphModule, node: fx.Node) -> None:
     left, right = node.args
     weight = None if left.op == "get_attr" else _weight(module, node, right)
+    if weight is None and len(rewrite.shape(left)) >= len(rewrite.shape(right)):
+        weight = _folded(module, node, right, turned=True)
     if weight is not None:
         rewrite.replace(node, rewrite.emit(node, aten.linear.default, left, weight, like=node))
+        return
+    if len(rewrite.shape(right)) >= max(2, len(rewrite.shape(left))):
+        weight = _folded(module, node, left, turned=False)
+    if weight is not None:  # A x = (xᵀ Aᵀ)ᵀ
+        turned = rewrite.emit(node, aten.transpose.int, right, -2, -1, like=node)
+        product = rewrite.emit(node, aten.linear.default, turned, weight, like=node)
+        rewrite.replace(node, rewrite.emit(node, aten.transpose.int, product, -2, -1, like=node))
 
 
 def _is_row(node: fx.Node) -> bool:
@@ -104,6 +125,29 @@ def _weight(module: fx.GraphModule, before: fx.Node, right: fx.Node) -> fx.Node 
     swapped = right.target is aten.transpose.int and right.args[1:] in ((0, 1), (1, 0), (-1, -2), (-2, -1))
     turned = swapped or right.target is aten.t.default
     return right.args[0] if turned and right.args[0].op == "get_attr" else None
+
+
+def _folded(module: fx.GraphModule, before: fx.Node, operand: fx.Node, *, turned: bool) -> fx.Node | None:
+    """A parameter behind views, as einsum leaves it, stored as the matrix it is seen as; None where it is none."""
+    views: list[fx.Node] = []
+    source = operand
+    while source.op == "call_function" and source.target in _VIEWS and len(source.all_input_nodes) == 1:
+        views.append(source)
+        source = source.args[0]
+    *lead, rows, columns = (1, *rewrite.shape(operand))
+    if source.op != "get_attr" or len(rewrite.shape(operand)) < 2 or any(size != 1 for size in lead):
+        return None
+    tensor = rewrite.get_tensor(module, str(source.target))
+    if not isinstance(tensor, torch.nn.Parameter):
+        return None
+    seen = tensor.detach()
+    for view in reversed(views):
+        seen = view.target(seen, *view.args[1:], **view.kwargs)
+    matrix = seen.reshape(rows, columns)
+    matrix = (matrix.t() if turned else matrix).contiguous()
+    name = rewrite.free_name(module, f"{source.target}_matrix")
+    rewrite.set_tensor(module, name, matrix, parameter=True)
+    return rewrite.read_node(before, name, matrix)
 
 
 def _transposed(module: fx.GraphModule, before: fx.Node, stored: fx.Node) -> fx.Node:

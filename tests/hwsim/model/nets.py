@@ -29,6 +29,29 @@ def einsum_attention(width=32):
     return EinsumAttention(width), (torch.randn(1, 9, width),)
 
 
+class StoredMatrices(nn.Module):
+    """Weights in the spellings of papers: einsum, as the left operand, transposed, with an axis of one."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.randn(12, 16) / 4), nn.Parameter(torch.randn(20, 16) / 4)
+        self.heads, self.mix = nn.Parameter(torch.randn(20, 2, 6) / 4), nn.Parameter(torch.randn(9, 9) / 3)
+        self.row, self.last = nn.Parameter(torch.randn(1, 12, 8) / 4), nn.Parameter(torch.randn(8, 8) / 3)
+
+    def forward(self, x):
+        x = torch.einsum("bnc,cd->bnd", x, self.a).relu()
+        x = torch.einsum("ed,bnd->bne", self.b, x)
+        x = torch.einsum("bne,ehd->bnhd", x, self.heads).flatten(2).relu()
+        x = self.mix @ x
+        x = torch.matmul(x, self.row)
+        return nn.functional.linear(x, self.last.t())
+
+
+def stored_matrices():
+    torch.manual_seed(0)
+    return StoredMatrices(), (torch.randn(2, 9, 12),)
+
+
 class Oddities(nn.Module):
     """String padding, a 1-d convolution, a pre-activation batch norm, shared weights, writes into a slice."""
 

@@ -10,9 +10,10 @@ from hwsim.model.build import build
 from hwsim.model.export import export_program, graph_module
 from hwsim.model.graph import PRODUCT_KINDS
 from hwsim.model.layers import layer_graph
-from hwsim.model.load import simplify
+from hwsim.model.load import load_model, simplify
 from hwsim.model.sources import parse_source
 from hwsim.model.weights import fill_random
+from tests.hwsim.model import nets
 
 NETS = Path(__file__).with_name("nets.py")
 TINY_BERT = "num_hidden_layers=2,hidden_size=48,num_attention_heads=4,intermediate_size=96,vocab_size=99"
@@ -31,6 +32,7 @@ FAMILIES = {
     "opt": f"hf:opt-125m[{TINY_OPT},word_embed_proj_dim=48]",
     "opt350": f"hf:opt-350m[{TINY_OPT},word_embed_proj_dim=24]",
     "einsum": f"{NETS}:einsum_attention",
+    "stored_matrices": f"{NETS}:stored_matrices",
     "oddities": f"{NETS}:oddities",
     "encoder": f"{NETS}:encoder",
     "cifar_vit": f"{NETS}:cifar_vit",
@@ -167,3 +169,12 @@ def test_causal_attention_does_not_look_ahead():
     before, after = graph(tokens)[0], graph(changed)[0]
     assert torch.equal(before[:, :-1], after[:, :-1])
     assert not torch.equal(before[:, -1], after[:, -1])
+
+
+def test_a_stored_matrix_is_a_weight_however_it_is_spelled():
+    graph = load_model(FAMILIES["stored_matrices"]).graph
+    products = graph.products()
+    assert [layer.kind for layer in products] == ["linear"] * 6
+    stored = sum(parameter.numel() for parameter in nets.stored_matrices()[0].parameters())
+    assert sum(layer.n * layer.k for layer in products) == stored and graph.other_parameters == 0
+    assert len({layer.weight for layer in products}) == 6
