@@ -4,19 +4,23 @@ A norm leaves channel c near N(beta_c, gamma_c^2); the range of its output is be
 move on through products (sums of independent channels), activations, sums of branches and views; a softmax stays
 within 0 and 1, and averaging by it stays within what is averaged. Tensors that no norm determines (the input of
 the network, embeddings) are left to the ranges observed on synthetic inputs.
+
+Fewer than 8 bits cannot afford six deviations of the widest channel: there the least squared error on the synthetic
+inputs decides (`reports/accuracy/data_free.md`).
 """
 # pyright: basic
 # torch.fx nodes are untyped in torch's stubs.
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from quant.activation import ActRanges
 from quant.model_pass import find_products
 from quant.moments import UNARY, channel_moments, norm_range
+from quant.observe import observe_ranges
 from quant.scheme import Scheme
 
 Range = tuple[float, float]
@@ -31,6 +35,36 @@ VIEWS = {
 PIECES = {aten.split.Tensor, aten.split.sizes, aten.chunk.default, aten.unbind.int}
 SOFTMAX = {aten.softmax.int, aten._softmax.default}
 POINTS = 4097
+FULL_BITS = 8
+
+
+def ranges_without_data(
+    module: fx.GraphModule, assignment: Mapping[str, Scheme], inputs: Sequence[Sequence[Tensor]]
+) -> ActRanges:
+    """From 8 bits on what norms say, else the extremes of the synthetic ``inputs``; below, least squares on these."""
+    wide = observe_ranges(module, assignment, inputs, source="synthetic")
+    known = data_free_ranges(module, assignment, wide)
+    bits = _bits_of_inputs(module, assignment)
+    narrow = [key for key in known.ranges if bits.get(key, FULL_BITS) < FULL_BITS]
+    if not narrow:
+        return known
+    fitted = observe_ranges(module, assignment, inputs, method="mse", source="synthetic")
+    ranges = {**known.ranges, **{key: fitted.ranges[key] for key in narrow}}
+    source = "synthetic" if len(narrow) == len(ranges) else known.source
+    return ActRanges(ranges, source, "mse" if len(narrow) == len(ranges) else "minmax, mse below 8 bits")
+
+
+def _bits_of_inputs(module: fx.GraphModule, assignment: Mapping[str, Scheme]) -> dict[str, int]:
+    """Width of every operand that is quantized."""
+    return {
+        f"{product.name}.in{index}": bits
+        for product in find_products(module)
+        if product.name in assignment
+        for index, bits in enumerate(
+            (assignment[product.name].act_bits, assignment[product.name].weight_bits)
+        )
+        if bits is not None and index < len(product.inputs)
+    }
 
 
 def data_free_ranges(module: fx.GraphModule, assignment: Mapping[str, Scheme], other: ActRanges) -> ActRanges:

@@ -16,14 +16,14 @@ from torch import Tensor, fx
 
 from quant import model_pass, qstore
 from quant.activation import ActKind, ActQuantizer, ActRanges, quantizer_of
-from quant.data_free import data_free_ranges
+from quant.data_free import ranges_without_data
 from quant.errors import QuantError
 from quant.expansion import make_terms
 from quant.fake import fake_module
 from quant.log_codes import LogQuantizer
 from quant.methods import norm_sites
 from quant.model_pass import Product
-from quant.observe import observe_ranges, synthetic_inputs
+from quant.observe import synthetic_inputs
 from quant.qlayer import Holds, QuantizedLayer, check_accumulator
 from quant.scheme import Scheme
 from quant.terms import Term, stack_terms
@@ -190,8 +190,7 @@ def quantize(
         raise QuantError(f"{unknown[0]}: not a product of this model, so it cannot be quantized")
     if ranges is None:
         inputs = synthetic_inputs(module, seed=options.seed)
-        observed = observe_ranges(module, assignment, inputs, source="synthetic")
-        ranges = data_free_ranges(module, assignment, observed)
+        ranges = ranges_without_data(module, assignment, inputs)
     layers: dict[str, QuantizedLayer] = {}
     activations: dict[str, ActQuantizer | LogQuantizer] = {}
     shared: dict[tuple[fx.Node, int], str] = {}

@@ -6,7 +6,7 @@ become ``linear`` (weight of shape outputs x inputs).
 # torch types the arguments of an fx node as a union of everything an argument can be; which one it is follows
 # from the operator, which the checker cannot know.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalMemberAccess=false
-# pyright: reportReturnType=false, reportFunctionMemberAccess=false
+# pyright: reportReturnType=false, reportFunctionMemberAccess=false, reportCallIssue=false
 
 import math
 

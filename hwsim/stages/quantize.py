@@ -263,7 +263,7 @@ def _quantize(
     watch: Watch | None,
 ) -> _Made:
     """Plain rounding on observed ranges, or the methods of a recipe."""
-    from quant.data_free import data_free_ranges
+    from quant.data_free import ranges_without_data
     from quant.moments import data_free_moments
     from quant.observe import observe_moments, observe_ranges
     from quant.qmodel import QuantizeOptions, quantize
@@ -271,18 +271,24 @@ def _quantize(
     recipe = _recipe(request, assignment)
     if recipe:
         return _with_recipe(request, model, assignment, samples, recipe, watch or _nobody)
-    # Synthetic extremes are a guess already: clipping them further would only add to it.
-    method = (request.range_method or "mse") if samples.record is not None else "minmax"
-    ranges = observe_ranges(model.module, assignment, samples.batches, method=method, source=samples.source)
+    if samples.record is None:
+        ranges = ranges_without_data(model.module, assignment, samples.batches)
+    else:
+        ranges = observe_ranges(
+            model.module,
+            assignment,
+            samples.batches,
+            method=request.range_method or "mse",
+            source=samples.source,
+        )
     by_column = [name for name, scheme in assignment.items() if scheme.axis == "columns"]
     moments = observe_moments(model.module, by_column, samples.batches) if by_column else {}
     if samples.record is None:
-        ranges = data_free_ranges(model.module, assignment, ranges)
         known = data_free_moments(model.module) if by_column else {}
         moments |= {name: known[name].second.float() for name in by_column if name in known}
     options = QuantizeOptions(act_kind="dynamic" if request.dynamic else "static")
     made = quantize(model.module, assignment, ranges=ranges, moments=moments, options=options)
-    return _Made(made, method)
+    return _Made(made, ranges.method)
 
 
 def _recipe(request: QuantizeRequest, assignment: Mapping[str, Scheme]) -> str:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hwsim.model.load import load_model
-from quant.data_free import data_free_ranges, node_ranges
+from quant.data_free import data_free_ranges, node_ranges, ranges_without_data
 from quant.model_pass import find_products
 from quant.moments import data_free_moments
 from quant.observe import observe_moments, observe_ranges
@@ -86,3 +86,18 @@ def test_identity_norms_leave_everything_to_observation():
     plan = everywhere(loaded)
     seen = observe_ranges(loaded.module, plan, [loaded.example_inputs], source="synthetic")
     assert data_free_ranges(loaded.module, plan, seen) is seen
+
+
+def test_below_eight_bits_least_squares_on_synthetic_inputs_decide(convolutions):
+    """Each width by its own rule, in one network."""
+    plan = everywhere(convolutions) | {"last": Scheme(4, 4)}
+    inputs = [convolutions.example_inputs]
+    found = ranges_without_data(convolutions.module, plan, inputs)
+    wide = data_free_ranges(convolutions.module, plan, observe_ranges(convolutions.module, plan, inputs))
+    fitted = observe_ranges(convolutions.module, plan, inputs, method="mse")
+    for key in found.ranges:
+        assert found.of(key) == (fitted if key.startswith("last.") else wide).of(key)
+    assert found.of("last.in0")[1] < wide.of("last.in0")[1]
+    assert (found.source, found.method) == ("data-free", "minmax, mse below 8 bits")
+    narrow = ranges_without_data(convolutions.module, dict.fromkeys(plan, Scheme(4, 4)), inputs)
+    assert (narrow.source, narrow.method) == ("synthetic", "mse")
