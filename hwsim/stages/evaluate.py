@@ -69,6 +69,8 @@ def run_evaluate(request: EvaluateRequest, progress: Progress | None = None) -> 
         return _evaluate_quantized(request, directory, progress)
     if directory.is_dir():
         raise UserError(f"{directory}: not a directory that hwsim quantize wrote (no {SOURCE})")
+    if "/" in request.subject and ":" not in request.subject and not directory.exists():
+        raise UserError(f"{directory}: no such directory; name one that hwsim quantize wrote, or a model")
     model = _load(request, request.subject, request.weights, request.sequence, request.seed)
     data = _open(request, model)
     metrics, _ = _measure(model.module, None, data, model, progress)

@@ -16,6 +16,7 @@ from hwsim import files
 from hwsim.documents import read_plan
 from hwsim.errors import UserError
 from hwsim.stages.provenance import weights_text
+from hwsim.stages.recipe import read_recipe
 from quant.scheme import Scheme
 
 if TYPE_CHECKING:
@@ -126,6 +127,8 @@ def run_quantize(request: QuantizeRequest, watch: Watch | None = None) -> Quanti
 
     if (request.plan is None) == (request.scheme is None):
         raise UserError("hwsim quantize: give either --plan plan.json or --scheme, for example --scheme w8a8")
+    if request.recipe is not None:
+        read_recipe(request.recipe)  # what is wrong with it shows before a model is loaded
     plan = None if request.plan is None else read_plan(request.plan)
     scheme = None if request.scheme is None else Scheme.parse(request.scheme)
     if request.calibration_data is not None:
@@ -313,7 +316,6 @@ def _with_recipe(
     recipe: str,
     watch: Watch,
 ) -> _Made:
-    from hwsim.stages.recipe import read_recipe
     from quant.pipeline import PolishContext, run_recipe
 
     if request.dynamic:

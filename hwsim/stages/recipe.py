@@ -10,6 +10,8 @@ from quant.recipe import Recipe
 
 def read_recipe(text: str) -> Recipe:
     """``a+b+c``, or a YAML file of ``steps`` and their settings."""
+    if not text.strip(" +"):
+        raise UserError("--recipe is empty; write rtn for plain rounding on min-max ranges")
     if Path(text).suffix not in (".yaml", ".yml"):
         return Recipe.parse(text)
     from ruamel.yaml import YAML

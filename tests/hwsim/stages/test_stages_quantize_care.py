@@ -131,3 +131,11 @@ def test_a_mistake_in_the_weights_is_one_line(place, capsys):
     save_file({"nothing": torch.zeros(1)}, "c.safetensors")
     assert quantize("--scheme", "w4a4", "--weights", "c.safetensors") == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_empty_recipe_and_a_directory_that_is_not_there_are_named(place, capsys):
+    for empty in ("", "+"):
+        assert quantize("--scheme", "w4a4", "--recipe", empty) == 2
+        assert "--recipe is empty" in capsys.readouterr().err
+    assert run(["--quiet", "evaluate", "q/nope", "--data", "x.npz"]) == 2
+    assert "q/nope: no such directory" in capsys.readouterr().err
