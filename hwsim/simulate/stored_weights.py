@@ -1,9 +1,8 @@
 """Bytes of everything a network keeps in weight memory.
 
-Products keep packed codes, a scale for each row of each order, and of a later order that leaves rows or columns out the
-numbers of those it has. Biases, norms and embeddings stay in float32
-whatever a plan decides; so does an embedding that an output layer shares, for the product reads packed codes of its
-own (`LayerGraph.other_parameters`).
+Products keep packed codes, a scale for each row of each order, and of a later order that leaves rows or columns out
+the numbers of those it has. Biases, norms and embeddings stay in float32 whatever a plan decides; so does an embedding
+that an output layer shares, for the product reads packed codes of its own (`LayerGraph.other_parameters`).
 """
 
 from collections.abc import Sequence
