@@ -21,7 +21,10 @@ from subjects import FLOAT, SUBJECTS, Subject, scored_on
 from table import measure
 
 FOLDER = Path("reports/accuracy")
-CASES = [("cifar10_vit", "w4a8", ("RepQuant+BC", "GPTQ+BC"), "BC (paper)")]
+CASES = [
+    ("cifar10_vit", "w4a8", ("RepQuant+BC", "GPTQ+BC"), "BC (paper)"),
+    ("vit_tiny", "w6a6", ("RepQuant+BC", "GPTQ+BC"), "RepQuant"),
+]
 """Network, scheme, the compositions of the row, its single method."""
 SEEDS = (0, 1, 2)
 
