@@ -5,7 +5,7 @@ in real integer arithmetic, as an ensemble where it is one; beside its figures s
 the same samples, where the float weights can be found.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,9 +73,9 @@ def run_evaluate(request: EvaluateRequest, progress: Progress | None = None) -> 
         raise UserError(f"{directory}: no such directory; name one that hwsim quantize wrote, or a model")
     model = _load(request, request.subject, request.weights, request.sequence, request.seed)
     data = _open(request, model)
-    metrics, _ = _measure(model.module, None, data, model, progress)
+    metrics, _, _ = _measure(model.module, None, data, model, progress)
     remarks = ("random weights: figures are illustrative",) if model.illustrative else ()
-    remarks += _remarks(data.record, model)
+    remarks += _remarks(data.record, len(model.graph.outputs))
     return Evaluation(request.subject, model.resolved, metrics, None, data.record, remarks)
 
 
@@ -93,9 +93,11 @@ def _evaluate_quantized(request: EvaluateRequest, directory: Path, progress: Pro
         remarks = (*remarks, "float weights not found: no comparison with the float model")
     quantized = QuantizedModel.load(directory, model.module)
     data = _open(request, model)
-    found = _measure(runnable(quantized), model.module if same else None, data, model, progress)
-    remarks = (*source.remarks, *remarks, *_remarks(data.record, model))
-    return Evaluation(request.subject, model.resolved, found[0], found[1], data.record, remarks)
+    metrics, floating, others = _measure(
+        runnable(quantized), model.module if same else None, data, model, progress
+    )
+    remarks = (*source.remarks, *remarks, *_remarks(data.record, len(model.graph.outputs), others))
+    return Evaluation(request.subject, model.resolved, metrics, floating, data.record, remarks)
 
 
 def _check_document(directory: Path, source: SourceRecord) -> None:
@@ -140,27 +142,61 @@ def _measure(
     data: Dataset,
     model: "LoadedModel",
     progress: Progress | None,
-) -> "tuple[dict[str, float], dict[str, float] | None]":
-    """Metrics of the subject, and of the float reference, over all batches."""
+) -> "tuple[dict[str, float], dict[str, float] | None, list[float]]":
+    """Metrics of the subject and of the float reference over all batches, relative squared errors of later outputs."""
     import torch
 
     from quant.evaluate_metrics import Metrics
 
-    found, floating, done = Metrics(), Metrics(), 0
+    found, floating, others, done = Metrics(), Metrics(), _OtherOutputs(), 0
     with torch.no_grad():
         for batch in data.batches(int(model.example_inputs[0].shape[0])):
-            outputs = _first(subject(*batch.inputs))[: batch.valid]
+            made = subject(*batch.inputs)
+            outputs = _first(made)[: batch.valid]
             labels = None if batch.labels is None else batch.labels[: batch.valid]
             labels = _fitting_labels(outputs, labels, data.record)
             expected: Tensor | None = None
             if reference is not None:
-                expected = _first(reference(*batch.inputs))[: batch.valid]
+                wanted = reference(*batch.inputs)
+                others.update(made, wanted, batch.valid)
+                expected = _first(wanted)[: batch.valid]
                 floating.update(expected, labels)
             found.update(outputs, labels, expected)
             done += batch.valid
             if progress is not None:
                 progress(done, data.record.count)
-    return found.result(), floating.result() if reference is not None else None
+    return found.result(), floating.result() if reference is not None else None, others.result()
+
+
+class _OtherOutputs:
+    """Squared errors of the outputs behind the first, over their squares."""
+
+    def __init__(self) -> None:
+        self.sums: dict[int, tuple[float, float]] = {}
+
+    def update(self, made: object, wanted: object, valid: int) -> None:
+        """Add a batch."""
+        import torch
+
+        if not isinstance(made, tuple) or not isinstance(wanted, tuple):
+            return
+        pairs = zip(made[1:], wanted[1:], strict=True)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        for place, (one, exact) in enumerate(pairs):
+            if (
+                isinstance(exact, torch.Tensor)
+                and exact.is_floating_point()
+                and isinstance(one, torch.Tensor)
+            ):
+                one, exact = one[:valid].double(), exact[:valid].double()
+                error, square = self.sums.get(place, (0.0, 0.0))
+                self.sums[place] = (
+                    error + float((one - exact).square().sum()),
+                    square + float(exact.square().sum()),
+                )
+
+    def result(self) -> list[float]:
+        """One figure for each output of real numbers."""
+        return [error / max(square, 1e-24) for error, square in self.sums.values()]
 
 
 def _first(outputs: "Tensor | tuple[Tensor, ...]") -> "Tensor":
@@ -190,10 +226,11 @@ def _fitting_labels(outputs: "Tensor", labels: "Tensor | None", record: DataReco
     return labels
 
 
-def _remarks(record: DataRecord, model: "LoadedModel") -> tuple[str, ...]:
+def _remarks(record: DataRecord, outputs: int, others: Sequence[float] = ()) -> tuple[str, ...]:
     """What the figures leave out, and why no accuracy is among them."""
-    count = len(model.graph.outputs)
-    found = (f"figures of the first of {count} outputs",) if count > 1 else ()
+    errors = ", ".join(f"{error:.3g}" for error in others)
+    told = f"; relative squared errors of the others: {errors}" if others else ""
+    found = (f"figures of the first of {outputs} outputs{told}",) if outputs > 1 else ()
     if record.labelled:
         return found
     how = {

@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from hwsim.cli.main import run
+from hwsim.model.load import load_model
+from quant.qmodel import QuantizedModel
 
 NETS = """
 import torch
@@ -95,6 +97,28 @@ def test_rounding_is_learned_for_the_first_of_two_outputs(place):
     assert [verdict["item"] for verdict in source(place)["referee"]] == ["mse", "pd"]
     assert "the referee looked at the first of 2 outputs" in source(place)["remarks"]
     assert not (place / "q" / "pd.part").exists()
+
+
+def test_later_outputs_are_told_beside_the_figures(place, capsys):
+    """Against a calculation by hand."""
+    assert quantize("--scheme", "w2a8", model="two") == 0
+    capsys.readouterr()
+    assert run(["--quiet", "evaluate", "q", "--data", "x.npz", "--json"]) == 0
+    (remark,) = (text for text in json.loads(capsys.readouterr().out)["remarks"] if "outputs" in text)
+    found = float(
+        remark.removeprefix("figures of the first of 2 outputs; relative squared errors of the others: ")
+    )
+    loaded = load_model("net.py:two")
+    quantized = QuantizedModel.load(place / "q", loaded.module).integer()
+    x = torch.from_numpy(np.load("x.npz")["x"])
+    with torch.no_grad():
+        pairs = [(quantized(row[None])[1], loaded.module(row[None])[1]) for row in x]
+    error, square = (
+        sum(float(value) for value in column)
+        for column in zip(*(((a - b).square().sum(), b.square().sum()) for a, b in pairs), strict=True)
+    )
+    assert found == pytest.approx(error / square, rel=0.01)
+    assert found > 0.01
 
 
 def test_without_stored_weights_there_is_no_rounding_to_learn(place):
