@@ -187,10 +187,12 @@ def uniform_assignment(graph: "LayerGraph", scheme: Scheme) -> dict[str, Scheme]
 def other_weights(plan: "Plan", model: "LoadedModel", given: Path | None) -> tuple[str, ...]:
     """A remark where the weights are not those of the plan; those of a file are not replaced by mistake."""
     made_for, own = plan.provenance.get("weights"), weights_text(model)
-    if made_for is None or made_for == own:
+    if made_for is None or made_for.rpartition("sha256 ")[2] == model.weights.sha256:
         return ()
-    of_a_file = made_for.startswith("file, ") and not made_for.startswith(f"file, {model.resolved}, ")
-    if of_a_file and given is None:
+    brings_its_own = any(
+        made_for.startswith(f"file, {name}, ") for name in (plan.model, Path(plan.model).name)
+    )
+    if made_for.startswith("file, ") and not brings_its_own and given is None:
         raise UserError(f"--weights is missing: the plan was made for weights of {made_for}; these are {own}")
     return (f"the plan was made for weights of {made_for}; these are {own}",)
 
@@ -199,7 +201,7 @@ def plan_assignment(
     plan: "Plan", model: "LoadedModel"
 ) -> "tuple[dict[str, Scheme], dict[str, tuple[tuple[int, ...], ...]] | None]":
     """Schemes of a plan, and what each network of its ensemble holds."""
-    if plan.model != model.resolved:
+    if plan.model != model.resolved and not _saved_alike(plan.model, model.resolved):
         raise UserError(
             f"--plan: made for {plan.model}, not for {model.resolved}; pass the model it was made for"
         )
@@ -214,6 +216,11 @@ def plan_assignment(
     return assignment, {
         layer.name: layer.holds for layer in plan.layers if layer.name in weighted and layer.holds
     }
+
+
+def _saved_alike(one: str, other: str) -> bool:
+    """A module handed over in Python is saved wherever its results lie; its layers are compared in any case."""
+    return one.endswith(".pt2") and Path(one).name == Path(other).name
 
 
 @dataclass(frozen=True)

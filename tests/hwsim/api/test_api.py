@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 
 import hwsim
 from hwsim.cli.common import key
@@ -238,3 +239,14 @@ def test_strict_and_infeasible_are_errors_of_their_own(tmp_path):
         )
     assert (tmp_path / "config.yaml").is_file()  # the limits can be mended there
     assert module.training is False
+
+
+def test_a_plan_takes_the_module_it_was_made_for_once_more(planned, tmp_path):
+    """Saved anew beside its results; weights that were trained on meanwhile are told."""
+    module, inputs = transformer()
+    same = hwsim.quantize(planned, model=module, example_inputs=inputs, output_dir=tmp_path / "same")
+    assert not any("the plan was made for" in remark for remark in same.record.remarks)
+    with torch.no_grad():
+        module.head.bias.add_(1)
+    other = hwsim.quantize(planned, model=module, example_inputs=inputs, output_dir=tmp_path / "other")
+    assert any("the plan was made for weights of" in remark for remark in other.record.remarks)
