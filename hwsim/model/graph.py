@@ -107,6 +107,11 @@ class Layer:
         return self.kind in PRODUCT_KINDS
 
     @property
+    def packed_weight(self) -> str | None:
+        """Name of the weight of rows; a parameter in a product of kind ``matmul`` is an operand like any other."""
+        return None if self.kind == "matmul" else self.weight
+
+    @property
     def is_depthwise(self) -> bool:
         """Whether this is a convolution whose groups have one input channel each."""
         return self.conv is not None and self.groups > 1 and self.groups == self.conv.in_channels

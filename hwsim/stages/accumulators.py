@@ -36,7 +36,7 @@ def fitting_schemes(
     kept: list[list[Scheme]] = []
     for layer, schemes in zip(layers, offered, strict=True):
         bits = accumulator_bits(layer, target)
-        weight = None if weights is None or layer.weight is None else weights.get(layer.weight)
+        weight = None if weights is None or layer.packed_weight is None else weights.get(layer.packed_weight)
         fitting = [scheme for scheme in schemes if _worst(layer, scheme, weight) < 2 ** (bits - 1)]
         if not fitting:
             raise UserError(

@@ -137,7 +137,7 @@ def profile_errors(
         found = sensitivity.layers.get(layer.name)
         if found is None:
             raise UserError(f"layer {layer.name}: the error profile did not reach it; its output is not used")
-        weight = state[layer.weight] if layer.weight is not None else None
+        weight = None if layer.packed_weight is None else state[layer.packed_weight]
         layers[layer.name] = _profile_layer(layer, weight, schemes, found)
     return ErrorProfile(layers, _basis(sensitivity, data or f"{len(batches)} seeded synthetic inputs"))
 
@@ -147,7 +147,7 @@ def _activation_widths(products: "Sequence[Layer]", offered: Sequence[Sequence[S
     found: set[int | None] = set()
     for layer, schemes in zip(products, offered, strict=True):
         found |= {scheme.act_bits for scheme in schemes}
-        found |= {scheme.weight_bits for scheme in schemes if layer.weight is None}
+        found |= {scheme.weight_bits for scheme in schemes if layer.packed_weight is None}
     return sorted(bits for bits in found if bits is not None)
 
 
@@ -193,7 +193,7 @@ def profile_shapes(model: "LoadedModel", offered: Sequence[Sequence[Scheme]]) ->
         }
         weights: dict[Scheme, WeightError] = {}
         for part in dict.fromkeys(weight_part(scheme) for scheme in schemes if not scheme.is_float):
-            if layer.weight is None:
+            if layer.packed_weight is None:
                 relative = relative_activation_error(part.weight_bits)
             else:
                 relative = relative_weight_error(part, layer.k)

@@ -56,7 +56,7 @@ def measure_errors(
 
     def trials(name: str) -> "list[Trial]":
         layer = layers[name]
-        weight = None if layer.weight is None else weights[layer.weight].detach()
+        weight = None if layer.packed_weight is None else weights[layer.packed_weight].detach()
         found = _trials(layer, weight, profile.layers[name], ranges)
         return [trial for trial in found if compensation or not trial.centred]
 
@@ -83,7 +83,7 @@ def _grid_widths(layers: "Mapping[str, Layer]", profile: ErrorProfile) -> list[i
     """Widths of first operands, and of second ones where these are activations too."""
     widths = {bits for errors in profile.layers.values() for bits in errors.activations}
     for name, errors in profile.layers.items():
-        if layers[name].weight is None:
+        if layers[name].packed_weight is None:
             widths |= {scheme.weight_bits for scheme in errors.weights}
     return sorted(bits for bits in widths if bits is not None)
 

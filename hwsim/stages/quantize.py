@@ -212,7 +212,7 @@ def plan_assignment(
         raise UserError(f"--plan: layer {odd} is in only one of plan and model; make the plan again")
     if plan.ensemble is None:
         return assignment, {}
-    weighted = {layer.name for layer in model.graph.products() if layer.weight is not None}
+    weighted = {layer.name for layer in model.graph.products() if layer.packed_weight is not None}
     return assignment, {
         layer.name: layer.holds for layer in plan.layers if layer.name in weighted and layer.holds
     }

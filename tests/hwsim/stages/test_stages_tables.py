@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from hwsim.simulate.plan_file import replay
 from hwsim.simulate.stored_weights import layer_weight_bytes
 from hwsim.simulate.vector import handovers
 from hwsim.stages.decide import Run, price_again
-from hwsim.stages.error_profile import profile_shapes
+from hwsim.stages.error_profile import profile_errors, profile_shapes, synthetic_inputs
 from hwsim.stages.options import network_schemes
 from hwsim.stages.request import Widths
 from hwsim.stages.tables import fill_tables
@@ -254,6 +255,39 @@ def test_weights_of_a_tied_embedding_are_what_an_artifact_stores(tmp_path):
         == 0
     )
     assert (tmp_path / "art" / "params.safetensors").stat().st_size == pytest.approx(found, rel=0.1)
+
+
+class LearnedQueries(nn.Module):
+    """A parameter with an axis of heads multiplies keys: an operand, no weight of rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.queries, self.keys = nn.Parameter(torch.randn(4, 6, 8)), nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.queries @ self.keys(x).transpose(-1, -2)
+
+
+def learned_queries():
+    torch.manual_seed(0)
+    return LearnedQueries().eval(), (torch.randn(1, 4, 9, 8),)
+
+
+def test_errors_of_a_learned_operand_are_those_of_an_activation(tmp_path):
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).normal(size=(8, 4, 9, 8)).astype(np.float32))
+    assert run([
+        "--quiet", "plan", "-t", "mobile_cpu", "-m", f"{__file__}:learned_queries", "--pin", "*=w8a8",
+        "--max-latency", "1s", "--measured", "8", "--calibration-data", str(tmp_path / "x.npz"),
+        "-o", str(tmp_path / "out"),
+    ]) == 0  # fmt: skip
+    model = load_model(f"{__file__}:learned_queries")
+    product = next(layer for layer in model.graph.products() if layer.kind == "matmul")
+    assert product.weight is not None and product.packed_weight is None
+    offered = network_schemes(model.graph.products(), load_target("mobile_cpu"), Widths())
+    errors = profile_errors(model, offered, synthetic_inputs(model, 0), data=None, seed=0).layers[
+        product.name
+    ]
+    assert 0 < errors.error(Scheme(8, 8)) < 0.01
 
 
 class Upsampled(nn.Module):
