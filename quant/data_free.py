@@ -42,14 +42,19 @@ def ranges_without_data(
     module: fx.GraphModule, assignment: Mapping[str, Scheme], inputs: Sequence[Sequence[Tensor]]
 ) -> ActRanges:
     """From 8 bits on what norms say, else the extremes of the synthetic ``inputs``; below, least squares on these."""
-    wide = observe_ranges(module, assignment, inputs, source="synthetic")
-    known = data_free_ranges(module, assignment, wide)
+    seen = observe_ranges(
+        module,
+        assignment,
+        inputs,
+        method=lambda bits: "mse" if bits < FULL_BITS else "minmax",
+        source="synthetic",
+    )
+    known = data_free_ranges(module, assignment, seen)
     bits = _bits_of_inputs(module, assignment)
     narrow = [key for key in known.ranges if bits.get(key, FULL_BITS) < FULL_BITS]
     if not narrow:
-        return known
-    fitted = observe_ranges(module, assignment, inputs, method="mse", source="synthetic")
-    ranges = {**known.ranges, **{key: fitted.ranges[key] for key in narrow}}
+        return replace(known, method="minmax")
+    ranges = {**known.ranges, **{key: seen.ranges[key] for key in narrow}}
     source = "synthetic" if len(narrow) == len(ranges) else known.source
     return ActRanges(ranges, source, "mse" if len(narrow) == len(ranges) else "minmax, mse below 8 bits")
 

@@ -6,7 +6,7 @@ carry the source "synthetic" so that figures which rest on them can say so.
 # pyright: basic
 # torch.fx nodes and metadata are untyped in torch's stubs.
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -48,11 +48,11 @@ def observe_ranges(
     assignment: Mapping[str, Scheme],
     batches: Iterable[Sequence[Tensor]],
     *,
-    method: RangeMethod = "minmax",
+    method: RangeMethod | Callable[[int], RangeMethod] = "minmax",
     percentile: float = 0.9999,
     source: str = "calibration",
 ) -> ActRanges:
-    """Ranges of the inputs of all products that `assignment` quantizes, over the batches."""
+    """Ranges of the inputs of all products that `assignment` quantizes, over the batches; a method may go by width."""
     inputs: dict[str, tuple[fx.Node, int]] = {}
     for product in find_products(module):
         scheme = assignment.get(product.name)
@@ -62,16 +62,25 @@ def observe_ranges(
             zip(product.inputs, (scheme.act_bits, scheme.weight_bits), strict=False)
         ):
             inputs[f"{product.name}.in{index}"] = (node, int(bits or 8))
-    watcher = _Watcher(module, {node for node, _ in inputs.values()}, method != "minmax")
+    methods: dict[int, RangeMethod] = {
+        bits: method(bits) if callable(method) else method for _, bits in inputs.values()
+    }
+    sampled = any(chosen != "minmax" for chosen in methods.values())
+    watcher = _Watcher(module, {node for node, _ in inputs.values()}, sampled)
     with torch.no_grad():
         for batch in batches:
             watcher.run(*batch)
     if inputs and not watcher.extremes:
         raise QuantError("activation ranges: no calibration batch was given; pass at least one")
     found = {
-        (node, bits): _range(watcher, node, bits, method, percentile) for node, bits in set(inputs.values())
+        (node, bits): _range(watcher, node, bits, methods[bits], percentile)
+        for node, bits in set(inputs.values())
     }
-    return ActRanges({key: found[value] for key, value in inputs.items()}, source, method)
+    return ActRanges(
+        {key: found[value] for key, value in inputs.items()},
+        source,
+        "by width" if callable(method) else method,
+    )
 
 
 def _range(

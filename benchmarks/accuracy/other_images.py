@@ -19,6 +19,7 @@ from cells import Cell, Outcome, Store, packed
 from report import write_table
 from subjects import FLOAT, SUBJECTS, Subject, scored_on
 from table import measure
+from tables import mean_and_error
 
 FOLDER = Path("reports/accuracy")
 CASES = [
@@ -43,7 +44,7 @@ def row(store: Store, cells: list[Cell], base: list[Cell], exact: Cell) -> list[
     """Top-1, gains over the float network and over the single method, divergence."""
     answers, single = (torch.stack([store.answers(c) for c in side]).mean(0) for side in (cells, base))
     gains = [100 * (answers - other) for other in (store.answers(exact), single)]
-    texts = [f"{float(g.mean()):+.2f} ± {float(g.std() / len(g) ** 0.5):.2f}" for g in gains]
+    texts = ["{:+.2f} ± {:.2f}".format(*mean_and_error(gain)) for gain in gains]
     far = sum(store.found[cell].divergence for cell in cells) / len(cells)
     first = cells[0]
     return [

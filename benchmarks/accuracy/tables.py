@@ -87,10 +87,10 @@ def paired(
     if not seeds:
         return None
     gains = torch.stack([store.answers(left[s]) - store.answers(right[s]) for s in seeds]).mean(0) * 100
-    return *_mean(gains), len(seeds)
+    return *mean_and_error(gains), len(seeds)
 
 
-def _mean(gains: Tensor) -> tuple[float, float]:
+def mean_and_error(gains: Tensor) -> tuple[float, float]:
     """Mean over images and its standard error."""
     return float(gains.mean()), float(gains.std() / len(gains) ** 0.5)
 
@@ -146,7 +146,7 @@ def _crossed(ours: dict[str, BySeed], theirs: dict[str, BySeed]) -> tuple[float,
         gains.append((_share(left, seeds or left) - _share(right, seeds or right))[half::2])
         names.append(best)
     text = " ≥ ".join("/".join(dict.fromkeys(pair)) for pair in zip(*names, strict=True))
-    return *_mean(100 * torch.cat(gains)), text
+    return *mean_and_error(100 * torch.cat(gains)), text
 
 
 def _composition_rows(store: Store) -> list[list[str]]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hwsim.model.graph import FLOAT_BYTES
 from hwsim.report.document import (
     AnytimePoint,
     Budget,
@@ -18,6 +17,7 @@ from hwsim.report.document import (
     Stage,
     Validation,
 )
+from hwsim.simulate.stored_weights import fixed_weight_bytes
 from hwsim.stages import deploy_figures
 from hwsim.stages.provenance import graph_sha256, versions, weights_text
 from hwsim.stages.request import PlanRequest
@@ -219,7 +219,7 @@ def _left_out(found: Findings) -> list[str]:
         warnings.append(
             f"latency and energy lack the multiply-accumulates of {names}{more}: only their outputs are priced"
         )
-    extra, whole = FLOAT_BYTES * graph.other_parameters, found.plan.totals.weight_bytes
+    extra, whole = fixed_weight_bytes(graph.layers), found.plan.totals.weight_bytes
     if extra > OTHER_SHARE * whole:
         warnings.append(
             f"of {format_quantity(whole, 'bytes')} of weights, {format_quantity(extra, 'bytes')} are embeddings, "

@@ -140,12 +140,12 @@ def run_quantize(request: QuantizeRequest, watch: Watch | None = None) -> Quanti
     usual = 1 if spec.startswith("hf:") else IMAGE_BATCH
     load = partial(load_batched, spec, weights=request.weights, seed=request.seed, sequence=request.sequence)
     model = load(request.batch, usual)
-    remarks = () if plan is None else other_weights(plan, model, request.weights)
     if plan is not None:
+        remarks = other_weights(plan, model, request.weights)
         assignment, holds = plan_assignment(plan, model)
     else:
         assert scheme is not None
-        assignment, holds = uniform_assignment(model.graph, scheme), None
+        assignment, holds, remarks = uniform_assignment(model.graph, scheme), None, ()
     if request.recipe is not None:  # it takes the place of those that the schemes name
         assignment = {name: replace(each, recipe=()) for name, each in assignment.items()}
     samples = _samples(request, model, request.batch or usual)
