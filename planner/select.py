@@ -42,14 +42,18 @@ class Rule:
 
     def matches(self, option: LayerOption) -> bool:
         """Whether the option is one of the rule's schemes."""
-        return any(_matches(option, pattern) for pattern in self.schemes)
+        return self.allows(option.scheme, option.weight_bits, option.act_bits)
+
+    def allows(self, scheme: str, weight_bits: int | None, act_bits: int | None) -> bool:
+        """Whether a scheme of these widths is one of the rule's."""
+        return any(_matches(scheme, weight_bits, act_bits, pattern) for pattern in self.schemes)
 
 
-def _matches(option: LayerOption, pattern: str) -> bool:
+def _matches(scheme: str, weight_bits: int | None, act_bits: int | None, pattern: str) -> bool:
     condition = _CONDITION.fullmatch(pattern)
     if condition is None:
-        return fnmatchcase(option.scheme, pattern)
-    bits = option.weight_bits if condition.group(1) == "w" else option.act_bits
+        return fnmatchcase(scheme, pattern)
+    bits = weight_bits if condition.group(1) == "w" else act_bits
     return _COMPARE[condition.group(2)](_FLOAT_BITS if bits is None else bits, int(condition.group(3)))
 
 

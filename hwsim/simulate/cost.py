@@ -9,7 +9,7 @@ BOPs here are Σ over terms of MACs · weight bits · activation bits (``hwsim.s
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -33,7 +33,7 @@ from hwsim.simulate.pricing import (
     scheme_terms,
     shape_key,
 )
-from hwsim.simulate.stored_weights import NetworkWeights
+from hwsim.simulate.stored_weights import NetworkWeights, index_bytes
 from hwsim.simulate.vector import VectorCost, boundary_cost, vector_costs
 from quant.scheme import Scheme
 
@@ -50,6 +50,7 @@ class OptionCost:
 
     ``term_cycles``, ``term_energy_pj``, ``term_bops``: each order alone on one unit, launch and static power not
     included. ``static_pj`` is the part of ``energy_pj`` that the device draws meanwhile whatever it does.
+    ``weight_bytes`` are stored ones: none for a product of two activations.
     ``traffic_bytes`` has one entry a memory, from the engine outwards.
     """
 
@@ -110,6 +111,16 @@ def layer_costs(
     return [options[slice(*rows[key])] for key in keys]
 
 
+class _Label(NamedTuple):
+    """Which option a row prices, and what of it the kernel does not find."""
+
+    layer: "Layer"
+    scheme: Scheme
+    engine: str
+    way: Way
+    bops: tuple[int, ...]
+
+
 class _Options:
     """Collects options as plain rows, then prices them all in one call of the kernel."""
 
@@ -124,7 +135,7 @@ class _Options:
         self.dims: list[tuple[int, ...]] = []
         self.points: list[tuple[float, ...]] = []
         self.terms: list[list[tuple[float, ...]]] = []
-        self.labels: list[tuple[Scheme, str, Way, tuple[int, ...]]] = []
+        self.labels: list[_Label] = []
         self.placements: dict[tuple[float, int], Placement] = {}
 
     def add_layer(self, layer: "Layer", schemes: Sequence[Scheme]) -> None:
@@ -154,7 +165,7 @@ class _Options:
                 row = point_row(self.machine, layer, scheme, act_bits, len(terms), home, start)
                 self.points.append((len(self.dims) - 1, index, code, *row))
                 self.terms.append(terms)
-                self.labels.append((scheme, engine.name, way, bops))
+                self.labels.append(_Label(layer, scheme, engine.name, way, bops))
 
     def _placement(self, scheme: Scheme, act_bits: int) -> Placement:
         if self.placement is not None:
@@ -185,26 +196,28 @@ class _Options:
 
 
 def _option(
-    label: tuple[Scheme, str, Way, tuple[int, ...]],
+    label: _Label,
     row: list[float],
     cycles: list[float],
     energies: list[float],
     names: list[str],
     static: float,
 ) -> OptionCost:
-    scheme, engine, way, bops = label
+    stored = 0.0
+    if label.layer.kind != "matmul":
+        stored = row[col.R_WEIGHT_BYTES] + index_bytes(label.layer, label.scheme)
     return OptionCost(
-        scheme,
-        engine,
-        way,
+        label.scheme,
+        label.engine,
+        label.way,
         row[col.R_CYCLES],
         tuple(cycles),
         tuple(energies),
-        bops,
+        label.bops,
         row[col.R_MAC_PJ] + row[col.R_MEMORY_PJ] + static * row[col.R_CYCLES],
         static * row[col.R_CYCLES],
-        sum(bops),
-        row[col.R_WEIGHT_BYTES],
+        sum(label.bops),
+        stored,
         row[col.R_ACT_BYTES],
         bound_name(row[col.R_BOUND], names),
         row[col.R_COMPUTE],

@@ -4,6 +4,7 @@ Quantized models sum in 32 bits, so a wider accumulator is used up to those; a n
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hwsim.errors import UserError
@@ -26,14 +27,35 @@ def accumulator_bits(layer: "Layer", target: "Target") -> int:
     return min(INTEGER_BITS, max(found, default=INTEGER_BITS))
 
 
+@dataclass(frozen=True)
+class Fitting:
+    """Schemes of each layer that stay inside, and by the layer's name those that do not."""
+
+    offered: list[list[Scheme]]
+    overflowing: dict[str, list[Scheme]]
+
+    def remark(self, target: str) -> str | None:
+        """What is told of the widths that the person asked for and that some layers cannot have."""
+        pairs: dict[str, int] = {}
+        for schemes in self.overflowing.values():
+            for pair in {
+                f"w{scheme.weight_bits}a{scheme.act_bits}" for scheme in schemes if scheme.order == 1
+            }:
+                pairs[pair] = pairs.get(pair, 0) + 1
+        if not pairs:
+            return None
+        told = ", ".join(f"{pair} to {count} of {len(self.offered)}" for pair, count in sorted(pairs.items()))
+        return f"not offered, as sums could leave the accumulators of {target}: {told} layers"
+
+
 def fitting_schemes(
     layers: "Sequence[Layer]",
     offered: Sequence[Sequence[Scheme]],
     target: "Target",
     weights: "Mapping[str, Tensor] | None",
-) -> list[list[Scheme]]:
-    """Of each layer's schemes those whose sums stay inside; ``weights`` by name, None where only shapes are known."""
-    kept: list[list[Scheme]] = []
+) -> Fitting:
+    """Check every layer's schemes; ``weights`` by name, None where only shapes are known."""
+    found = Fitting([], {})
     for layer, schemes in zip(layers, offered, strict=True):
         bits = accumulator_bits(layer, target)
         weight = None if weights is None or layer.packed_weight is None else weights.get(layer.packed_weight)
@@ -43,8 +65,10 @@ def fitting_schemes(
                 f"layer {layer.name}: its sums over {layer.k} products can leave the {bits}-bit accumulators of "
                 f"{target.name} in {', '.join(map(str, schemes))}; allow narrower widths with --bits"
             )
-        kept.append(fitting)
-    return kept
+        found.offered.append(fitting)
+        if len(fitting) < len(schemes):
+            found.overflowing[layer.name] = [scheme for scheme in schemes if scheme not in fitting]
+    return found
 
 
 def _worst(layer: "Layer", scheme: Scheme, weight: "Tensor | None") -> float:

@@ -27,6 +27,7 @@ from hwsim.stages.decide import (
 )
 from hwsim.stages.deploy_report import Findings, build_report
 from hwsim.stages.options import network_schemes
+from hwsim.stages.pins import check_pins
 from hwsim.stages.progress import StageProgress, expected_seconds
 from hwsim.stages.provenance import origin, profile_key
 from hwsim.stages.request import PlanRequest
@@ -185,7 +186,8 @@ def _tables(request: PlanRequest, target: "Target", model: "LoadedModel", progre
     if not products:
         raise UserError(f"--model {request.model}: no linear, convolution or matmul layer to plan")
     weights = None if model.weights.kind == "meta" else model.module.state_dict()
-    offered = fitting_schemes(products, network_schemes(products, target, request.widths), target, weights)
+    fitting = fitting_schemes(products, network_schemes(products, target, request.widths), target, weights)
+    offered = fitting.offered
     with progress.stage(stages.PROFILING):
         profile = _profile(request, target, model, offered)
         if request.measured:
@@ -199,7 +201,9 @@ def _tables(request: PlanRequest, target: "Target", model: "LoadedModel", progre
             if not options:
                 raise UserError(f"layer {layer.name}: no engine of {target.name} runs any offered scheme")
         tables = fill_tables(model.graph, target, costs, vectors, profile.layers, origin(model, target))
-    return Run(request, target, model, profile, costs, vectors, tables)
+    check_pins(tables, request.search.pins, fitting.overflowing)
+    told = fitting.remark(target.name) if str(request.widths) else None
+    return Run(request, target, model, profile, costs, vectors, tables, [told] if told else [])
 
 
 def _profile(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from hwsim.documents import read_document, read_plan
 from hwsim.errors import InfeasibleError, UserError
 from hwsim.stages.infeasible import infeasible_text
+from hwsim.stages.pins import check_pins
 from hwsim.stages.search import SearchFlags, planner_request, read_search
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def run_solve(
 
     options = read_document(Tables, tables, "TABLES")
     start = None if warm_start is None else read_plan(warm_start, "--warm-start")
+    check_pins(options, request.pins)
     try:
         if pareto:
             return frontier.pareto(options, request, pareto, progress=progress)

@@ -97,8 +97,6 @@ def _options(
     target: "Target",
     static: float,
 ) -> list[LayerOption]:
-    from hwsim.simulate.stored_weights import index_bytes
-
     in_float = target.float_path.bits if target.float_path is not None else FLOAT_BITS
     options: list[LayerOption] = []
     for cost in costs:
@@ -121,9 +119,7 @@ def _options(
                 energy_pj=round(cost.energy_pj, 3),
                 static_pj=round(cost.static_pj, 3),
                 bops=cost.bops,
-                weight_bytes=math.ceil(cost.weight_bytes + index_bytes(layer, scheme))
-                if layer.kind != "matmul"
-                else 0,
+                weight_bytes=math.ceil(cost.weight_bytes),
                 act_bytes=math.ceil(
                     layer.elements
                     * (target.stored_bits(scheme.act_bits) if scheme.act_bits else in_float)

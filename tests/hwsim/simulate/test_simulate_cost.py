@@ -52,8 +52,10 @@ def test_expansion_adds_a_sparse_product():
     assert two.compute_cycles == pytest.approx(1.5 * one.compute_cycles)
     assert two.term_bops == (layer.macs * 32, layer.macs * 16)
     assert two.bops == sum(two.term_bops)
-    assert two.weight_bytes == pytest.approx((256 * 256 * 1.5) / 2 + 4 * 384)
+    kept_rows, kept_columns = 4 * 128, 4 * 64  # lists of int32
+    assert two.weight_bytes == pytest.approx((256 * 256 * 1.5) / 2 + 4 * 384 + kept_rows)
     columns = price(layer, "w4a8.o2.c25", machine)
+    assert columns.weight_bytes == pytest.approx((256 * 256 * 1.25) / 2 + 4 * 512 + kept_columns)
     assert columns.bops == layer.macs * 32 * 1.25
 
 
@@ -75,7 +77,12 @@ def test_narrow_weights_are_stored_packed_only_where_they_are_unpacked():
     engine = replace(plain.engines[0], rates={(8, 8): 1024.0})
     held = replace(plain, engines=(engine,))
     assert price(narrow, "w2a8", held).weight_bytes == 256 * 256 + 4 * 256
-    assert price(matmul("m", 4, 64, 64, 64), "w2a8", packing).weight_bytes == 4 * 64 * 64 / 2  # native w4a8
+
+
+def test_products_of_activations_store_nothing_and_read_both_operands():
+    option = price(matmul("m", 4, 64, 64, 64), "w2a8", cpu(1))
+    assert option.weight_bytes == 0
+    assert option.traffic_bytes[0] >= 4 * 64 * 64 / 2 + 4 * 64 * 64  # native w4a8
 
 
 def test_resident_weights_are_not_streamed():

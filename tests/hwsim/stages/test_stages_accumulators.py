@@ -69,3 +69,25 @@ def test_a_layer_without_a_scheme_is_one_line(make, capsys):
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "32-bit accumulators of sixteen in w8a16" in err and "--bits" in err
+
+
+def test_a_pin_on_what_the_accumulator_rules_out_says_so(make, tmp_path, capsys):
+    assert make("wide", "{w8a16: 8, w8a8: 16}", 32, "--pin", "2=w8a16") == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "layer 2 (linear)" in err
+    assert "the sums of w8a16" in err and "accumulators" in err and "the layer has w8a8" in err
+    assert not (tmp_path / "out" / "plan.json").exists()
+    assert make("narrow", "{w8a16: 8, w8a8: 16}", 32, "--pin", "2=w8a16") == 0
+
+
+def test_a_pin_on_a_width_that_the_device_lacks_names_what_it_has(make, capsys):
+    assert make("narrow", "{w4a8: 16, w8a8: 8}", 32, "--pin", "0=w5a8|a>8") == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "layer 0 (linear)" in err and "not among the options" in err and "w4a8, w4a8.o2" in err
+
+
+def test_asked_widths_that_some_layers_cannot_have_are_told(make, tmp_path):
+    assert make("wide", "{w8a16: 8, w8a8: 16}", 32, "--bits", "w8a8,w8a16") == 0
+    warnings = json.loads((tmp_path / "out" / "report.json").read_text())["warnings"]
+    assert any("w8a16 to 1 of 2 layers" in text for text in warnings), warnings
