@@ -109,7 +109,8 @@ class Isa:
 
     def wide(self) -> "Isa":
         """The variant for activation codes of more than 8 bits: 32-bit products, same vectors."""
-        return replace(self, dot="mul", depth=1, activation_offset=0, tile_vectors=min(self.tile_vectors, 2))
+        vectors = min(self.tile_vectors, 2)
+        return replace(self, dot="mul", depth=1, activation_offset=0, tile_vectors=vectors, tiles=False)
 
     def dense(self, run: int, taps: int = 1, planes: int = 1) -> "Isa":
         """The variant for a product over ``taps`` runs of ``run`` codes: the matrix unit, if half of it is used.
@@ -249,8 +250,7 @@ def load_weights(isa: Isa, weights: Any, offset: Any) -> Any:
     """One vector of packed weights."""
     if isa.dot == "dp4a":
         return tirx.reinterpret("int8x4", tirx.call_pure_extern("int32", WORD, weights.data, offset))
-    kind = "float32" if isa.dot == "fma" else "int8"
-    return weights.vload([offset], vector(kind, isa.lanes * isa.depth))
+    return weights.vload([offset], vector(weights.dtype, isa.lanes * isa.depth))
 
 
 def dot(isa: Isa, acc: Any, activations: Any, weights: Any) -> Any:

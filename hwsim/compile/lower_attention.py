@@ -65,28 +65,28 @@ class AttentionLowering(CodesLowering):
         scale = np.float32(self._scalar(node.args[1])) * np.float32(self._scalar(node.args[2]))
         emitter, layer, shape, isa = self.emitter, self.emitter.layer, pair.shape, self.isa
         right, count = pair.right.codes["right"], len(planes)
-        if pair.left.wide:
-            raise UserError(f"layer {layer}: attention products of more than 8 bits have no kernel; use 8")
+        wide = pair.left.wide or pair.right.wide
         depth, columns = pair.left.shape[-1], shape[-1]
         batch = math.prod(shape[:-2])
         if pair.left.shape[:-2] != shape[:-2] or pair.right.shape[:-2] != shape[:-2]:
             raise UserError(f"layer {layer}: a broadcast product of two activations has no kernel")
-        zero = pair.right.stored_zero - 128
-        sections = sections_for(columns, isa.lanes, isa.dense(depth, planes=count).tile_vectors)
+        zero = pair.right.stored_zero - (0 if pair.right.wide else 128)
+        reader = isa.wide() if wide else isa.dense(depth, planes=count)
+        sections = sections_for(columns, isa.lanes, reader.tile_vectors)
         packing = PackRight(
             batch, columns, depth, sections, right.buffer.elements,
             right.strides[-3] if len(shape) > 2 else right.buffer.elements,
-            (right.strides[-1], right.strides[-2]), emitter.parallel, count,
+            (right.strides[-1], right.strides[-2]), emitter.parallel, count, wide, right.buffer.dtype,
         )  # fmt: skip
         sizes = [elements for _, elements, _ in packing.arguments(isa)]
-        initial, panels = emitter.work(sizes[2], "int32"), emitter.work(sizes[3], "int8")
+        initial, panels = emitter.work(sizes[2], "int32"), emitter.work(sizes[3], packing.panel_dtype)
         zeros = np.array([pair.left.stored_zero, -zero], np.int32)
         settings = constant(f"{layer}.{len(emitter.program.steps)}.zeros", zeros)
         emitter.step(packing, [right.buffer, settings, initial, panels], (2, 3))
         row_terms: list[Buffer] = []
         if zero:
             rows = count * batch * shape[-2]
-            sums = RowTerms(rows, depth, left.strides[-2], left.buffer.elements)
+            sums = RowTerms(rows, depth, left.strides[-2], left.buffer.elements, left.buffer.dtype)
             row_terms.append(emitter.work(rows, "int32"))
             emitter.step(sums, [left.buffer, settings, row_terms[0]])
 
@@ -98,8 +98,8 @@ class AttentionLowering(CodesLowering):
             product = Product(
                 own_strides([row]), (), depth, packing.sections, columns,
                 (left.buffer.elements, destination.buffer.elements), batch=own_strides(loops),
-                activation_offset=left.offset, out_offset=destination.offset,
-                out_dtype=destination.buffer.dtype, epilogue=node,
+                activation_dtype=left.buffer.dtype, wide_weights=pair.right.wide, activation_offset=left.offset,
+                out_offset=destination.offset, out_dtype=destination.buffer.dtype, epilogue=node,
                 operands=epilogue_operands(leaves, len(shape) - 1, [row], loops), row_terms=bool(zero),
                 vectorized_scale=False, units=emitter.units, planes=(count, left.buffer.elements // count),
             )  # fmt: skip

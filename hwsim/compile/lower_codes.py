@@ -134,10 +134,6 @@ class CodesLowering(LoweringPart):
         if not fused:
             self.stored(x)
         for kind in sorted(kinds):
-            if kind == "right" and made.wide:
-                raise UserError(
-                    f"layer {self.emitter.layer}: a right operand of {made.bits} bits has no kernel; use 8"
-                )
             made.codes[kind] = self._write_codes(made, kind, padding)
         return made
 

@@ -4,7 +4,8 @@
 kernel can be the same as for stored weights. With A codes a, B codes b, zero points za and zb, b' = b - 128
 and zb' = zb - 128:  sum (a - za)(b - zb) = sum a b' - za sum b' - zb' sum (a - za).
 The first correction is the initial accumulator of the column, the second the row term. Zero points are
-operands, so that all layers of one shape share a kernel.
+operands, so that all layers of one shape share a kernel. Where one side has codes of more than 8 bits, both are
+multiplied as int32; right codes that are themselves so wide keep their zero point (b' = b).
 """
 # pyright: basic
 # TVM ships no type stubs for its expression classes.
@@ -23,7 +24,7 @@ _FLIP = -0x7F7F7F80  # 0x80808080 as int32: u8 -> s8 = u8 - 128, four bytes at o
 class PackRight:
     """Codes (batch, n, k) with strides into panels; ``steps`` is (n stride, k stride), one of them 1.
 
-    ``planes`` of the left operand decide which unit reads the panels (`isa.Isa.dense`).
+    ``planes`` of the left operand and ``wide`` codes on either side decide which unit reads the panels.
     """
 
     batch: int
@@ -35,6 +36,8 @@ class PackRight:
     steps: tuple[int, int]
     parallel: bool = False
     planes: int = 1
+    wide: bool = False
+    dtype: str = "uint8"
 
     def slots(self) -> int:
         """Output slots of one batch entry."""
@@ -44,19 +47,28 @@ class PackRight:
         """Name, elements and dtype of every parameter, in order."""
         isa = self._packer(isa)
         return [
-            ("codes", self.elements, "uint8"),
+            ("codes", self.elements, self.dtype),
             ("zeros", 2, "int32"),
             ("initial", self.batch * self.slots() * isa.lanes, "int32"),
-            ("out", self.batch * self.slots() * self._steps(isa) * isa.lanes * isa.depth, "int8"),
+            ("out", self.batch * self.slots() * self._steps(isa) * isa.lanes * isa.depth, self.panel_dtype),
         ]
 
+    @property
+    def panel_dtype(self) -> str:
+        """How codes lie in the panels."""
+        return "int8" if self.dtype == "uint8" else "int32"
+
+    def _reader(self, isa: Isa) -> Isa:
+        """The variant of the machine that reads the panels, as `product.Product.machine` has it."""
+        return isa.wide() if self.wide else isa.dense(self.depth, planes=self.planes)
+
     def _packer(self, isa: Isa) -> Isa:
-        """The machine whose steps are packed: on a processor the one that reads them."""
-        return isa if isa.device else isa.dense(self.depth, planes=self.planes)
+        """The machine whose steps are packed: the one that reads them, but for tensor cores."""
+        return isa if isa.device and not self.wide else self._reader(isa)
 
     def _steps(self, isa: Isa) -> int:
         """Steps of the dot product in a panel; the matrix unit takes several at once, the last ones may be empty."""
-        depth = isa.dense(self.depth, planes=self.planes).depth
+        depth = self._reader(isa).depth
         return -(-self.depth // depth) * (depth // isa.depth)
 
     def build(self, name: str, isa: Isa) -> PrimFunc:
@@ -81,7 +93,7 @@ class PackRight:
         whole, rest = divmod(self.depth, isa.depth)
         word = isa.lanes * isa.depth
         start = code.bind("c", entry * self.batch_stride + (first + v) * (isa.lanes * self.steps[0]))
-        reader, steps = isa.dense(self.depth, planes=self.planes), self._steps(isa)
+        reader, steps = self._reader(isa), self._steps(isa)
         together = reader.depth // isa.depth
         panel = (entry * self.slots() + first) * (steps * word)
         total = code.scratch("sum", 1, vector("int32", isa.lanes))
@@ -94,7 +106,7 @@ class PackRight:
         def step(block: Any, valid: int) -> None:
             place = place_of(block)
             self._block(isa, code, codes, out, (start + block * isa.depth * self.steps[1], place, valid))
-            packed = out.vload([place], vector("int8", word))
+            packed = out.vload([place], vector(self.panel_dtype, word))
             code.store(total, 0, dot(isa, total.vload([0]), _ones(isa), packed))
 
         if whole:
@@ -141,12 +153,13 @@ class PackRight:
             words = totals[0] if len(totals) == 1 else tirx.Shuffle(totals, side_by_side)
             code.store(out, place, tirx.reinterpret(vector("int8", lanes * isa.depth), words))
             return
+        shift = tirx.const(128 if self.panel_dtype == "int8" else 0, "int32")
         for lane in range(lanes):
             for d in range(isa.depth):
-                value = tirx.const(0, "int8")
+                value = tirx.const(0, self.panel_dtype)
                 if d < valid:
-                    byte = codes.vload([start + lane * column + d * step]).astype("int32")
-                    value = (byte - tirx.const(128, "int32")).astype("int8")
+                    code_here = codes.vload([start + lane * column + d * step]).astype("int32")
+                    value = (code_here - shift).astype(self.panel_dtype)
                 code.store(out, place + lane * isa.depth + d, value)
 
 
@@ -167,10 +180,11 @@ class RowTerms:
     columns: int
     pitch: int
     elements: int
+    dtype: str = "uint8"
 
     def arguments(self, isa: Isa) -> list[tuple[str, int, str]]:
         """Name, elements and dtype of every parameter, in order."""
-        return [("codes", self.elements, "uint8"), ("zeros", 2, "int32"), ("out", self.rows, "int32")]
+        return [("codes", self.elements, self.dtype), ("zeros", 2, "int32"), ("out", self.rows, "int32")]
 
     def build(self, name: str, isa: Isa) -> PrimFunc:
         """The kernel for ``isa``."""
@@ -183,7 +197,7 @@ class RowTerms:
             full, rest = divmod(self.columns, lanes)
             if full:
                 with code.loop(full) as index:
-                    part = codes.vload([row * self.pitch + index * lanes], vector("uint8", lanes))
+                    part = codes.vload([row * self.pitch + index * lanes], vector(self.dtype, lanes))
                     code.store(total, 0, total.vload([0]) + part.astype(kind))
             summed = code.bind("t", total.vload([0]))
             value = summed if lanes == 1 else tirx.Shuffle([summed], [0])

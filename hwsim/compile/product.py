@@ -55,6 +55,7 @@ class Product:
         activation_dtype: uint8, int32 for codes of more than 8 bits, float32 for a layer left in float
             (weights are then float32 too, and there are neither initial accumulators nor scales); int8 on
             tensor cores alone.
+        wide_weights: Right operands are codes of more than 8 bits, in int32 panels.
         activation_bits: 4 where no code is above 15 and a machine gains from knowing it.
         sizes: Elements of the activation and output buffers.
         activation_offset: Where the activations begin in their buffer.
@@ -85,6 +86,7 @@ class Product:
     batch: tuple[tuple[int, int, int], ...] = ()
     packed_bits: int = 8
     activation_dtype: str = "uint8"
+    wide_weights: bool = False
     activation_bits: int = 8
     activation_offset: int = 0
     out_offset: int = 0
@@ -198,14 +200,14 @@ class Product:
             return isa.serial()
         return (
             isa.wide()
-            if self.activation_dtype == "int32"
+            if self.activation_dtype == "int32" or self.wide_weights
             else isa.dense(self.run, self.tap_count, self.planes[0])
         )
 
     @property
     def weight_dtype(self) -> str:
-        """How weights lie in memory: bytes, words of bits, or floats."""
-        return "float32" if self.floating else "int32" if self.serial else "int8"
+        """How weights lie in memory: bytes, words (of bits, or of one code), or floats."""
+        return "float32" if self.floating else "int32" if self.serial or self.wide_weights else "int8"
 
     @property
     def floating(self) -> bool:

@@ -111,8 +111,8 @@ class TileCode(ProductCode):
 
     def __init__(self, code: Code, product: "Product", isa: Isa, prefix: str = "") -> None:
         super().__init__(code, product, isa, prefix)
-        plain = not product.floating and not product.serial and product.activation_dtype == "uint8"
-        long = plain and product.planes[0] == 1 and product.run >= TILE_BYTES
+        plain = not product.floating and not product.serial and product.planes[0] == 1
+        long = plain and product.run >= TILE_BYTES
         grid = RowGrid.of(product.dims) if long else None
         if grid is not None and (
             product.rows < _FILLED * grid.places(product.rows) or product.row_block % grid.inner

@@ -68,7 +68,7 @@ def test_artifact_runs_through_the_driver(tmp_path, monkeypatch, factory, scheme
 @pytest.mark.parametrize(
     ("factory", "scheme", "capability"),
     [("wide_transformer", "w8a8", 75), ("wide_transformer", "w4a4.o2.g50", 80), ("cnn", "w4a4.o3.g50-25", 75),
-     ("cnn", "w2a8.o2.c50", 90), ("wide_transformer", "w4a4", 90)],
+     ("transformer", "w8a12", 80), ("cnn", "w2a8.o2.c50", 90), ("wide_transformer", "w4a4", 90)],
 )  # fmt: skip
 def test_every_product_equals_torch(tmp_path, factory, scheme, capability):
     """Tolerance 0, each product cut out of the network, on codes that fill the whole range."""
@@ -77,7 +77,8 @@ def test_every_product_equals_torch(tmp_path, factory, scheme, capability):
     for name, single in single_products(model.integer()):
         programs.append((name, single, lower(single, CUDA), spread_inputs(single, generator)))
     kernels = list(dict.fromkeys(k for _, _, program, _ in programs for k in program.kernels()))
-    assert any(getattr(k, "machine", lambda isa: isa)(CUDA).dot == "mma" for k in kernels)
+    dots = {getattr(k, "machine", lambda isa: isa)(CUDA).dot for k in kernels}
+    assert ("mma" in dots) == (not scheme.endswith("a12")), dots  # tensor cores multiply bytes
     source, launches = cuda_source(kernels, CUDA)
     device = Kernels(source, tmp_path, capability)
     for name, single, program, inputs in programs:

@@ -76,9 +76,10 @@ def test_cnn_in_c(tmp_path, name, scheme):
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_transformer_in_c(tmp_path, name):
+@pytest.mark.parametrize("scheme", ["w8a8", "w8a12"])
+def test_transformer_in_c(tmp_path, name, scheme):
     isa = ISAS[name]
-    model, inputs, _ = quantized("transformer", "w8a8")
+    model, inputs, _ = quantized("transformer", scheme)
     module = model.integer()
     written(lower(module, isa), isa, tmp_path / "art")
     raw = run_in_c(tmp_path / "art", isa, [inputs[0].numpy()], tmp_path)

@@ -102,6 +102,22 @@ def test_transformer_agrees(tmp_path, monkeypatch, scheme):
     assert np.abs(found - expected).max() <= 0.02 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize(("left", "right"), [(16, 8), (8, 16), (12, 12), (9, 4)])
+def test_attention_with_more_than_8_bits_is_bit_equal(tmp_path, monkeypatch, left, right):
+    """Every product against its own codes; heads of 64 channels, as long as tiles are."""
+    monkeypatch.setenv("HWSIM_CACHE", str(tmp_path / "cache"))
+    loaded = load_model(f"{NETWORKS}:long_headed_transformer")
+    assignment = uniform_assignment(loaded.graph, Scheme(8, 8))
+    pairs = {layer.name: Scheme(right, left) for layer in loaded.graph.products() if layer.kind == "matmul"}
+    batches = normal_batches(loaded)
+    ranges = observe_ranges(loaded.module, assignment | pairs, batches)
+    module = quantize(loaded.module, assignment | pairs, ranges=ranges).integer()
+    found, expected = compiled(tmp_path / "art", module, batches[0])
+    assert np.abs(found - expected).max() <= 0.02 * np.abs(expected).max()
+    count, wrong = unequal_products(module, host_isa())
+    assert (count, wrong) == (len(loaded.graph.products()), [])
+
+
 def test_composed_operators_agree(tmp_path, monkeypatch):
     """Norms and softmax differ by ulps; a code may flip."""
     monkeypatch.setenv("HWSIM_CACHE", str(tmp_path / "cache"))

@@ -111,6 +111,11 @@ def wide_transformer():
     return Transformer(64).eval(), (torch.zeros(1, 3, 48, 48),)
 
 
+def long_headed_transformer():
+    torch.manual_seed(0)
+    return Transformer(128).eval(), (torch.zeros(1, 3, 32, 32),)
+
+
 def transformer():
     torch.manual_seed(0)
     return Transformer().eval(), (torch.zeros(1, 3, 32, 32),)
