@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, fx
 
 from quant.errors import QuantError
+from quant.predictions import float_tensors
 from quant.ranges import AffineRange
-from quant.sensitivity import PRODUCTS, Head, first_tensor, guess_head
+from quant.sensitivity import PRODUCTS, Head, guess_head
 
 Env = dict[fx.Node, Any]
 
@@ -36,7 +37,16 @@ class Trial:
     centred: bool = False
 
 
-def divergence(reference: Tensor, output: Tensor, head: Head) -> float:
+def divergence(reference: Sequence[Tensor], output: Sequence[Tensor], head: Head) -> float:
+    """Of the first output as ``head`` reads it, and half the relative squared errors of all others."""
+    total = _first_divergence(reference[0], output[0], head)
+    for exact, found in zip(reference[1:], output[1:], strict=True):
+        power = exact.double().square().sum().clamp_min(1e-24)
+        total += float(0.5 * (found - exact).double().square().sum() / power)
+    return total
+
+
+def _first_divergence(reference: Tensor, output: Tensor, head: Head) -> float:
     """Mean divergence from the reference of one prediction: KL, or half the relative squared error."""
     if head == "features":
         error = (output - reference).double().square().sum(-1)
@@ -61,7 +71,7 @@ def measure_alone(
     found: dict[str, dict[Hashable, float]] = {}
     with torch.no_grad():
         references = [runner.finish({}, 0, batch) for batch in batches]
-        meaning = head or guess_head(module, references[0], batches[0])
+        meaning = head or guess_head(module, references[0][0], batches[0])
         envs: list[Env] = [{} for _ in batches]
         for index, node in enumerate(runner.nodes):
             if node.op == "output":
@@ -95,12 +105,12 @@ class _Runner(fx.Interpreter):
         for dead in self.user_to_last_uses.get(node, ()):
             env.pop(dead, None)
 
-    def finish(self, env: Env, start: int, batch: Sequence[Tensor] = ()) -> Tensor:
-        """The network's first output, from node number `start` on."""
+    def finish(self, env: Env, start: int, batch: Sequence[Tensor] = ()) -> list[Tensor]:
+        """The network's outputs, from node number `start` on."""
         for node in self.nodes[start:]:
             if node.op == "output":
                 self.env = env
-                return first_tensor(self.run_node(node))
+                return float_tensors(self.run_node(node))
             self.step(env, node, batch)
         raise QuantError("measured errors: the graph has no output")
 
@@ -117,8 +127,8 @@ class _Runner(fx.Interpreter):
         assert callable(node.target)
         return node.target(*operands, **kwargs)
 
-    def behind(self, env: Env, index: int, value: Tensor) -> Tensor:
-        """The output when node number `index` has this value; `env` is left as it is."""
+    def behind(self, env: Env, index: int, value: Tensor) -> list[Tensor]:
+        """The outputs when node number `index` has this value; `env` is left as it is."""
         fork = {**env, self.nodes[index]: value}
         for dead in self.user_to_last_uses.get(self.nodes[index], ()):
             fork.pop(dead, None)

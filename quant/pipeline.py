@@ -25,7 +25,7 @@ from quant.methods.calibrate import Calibrated, CalibrationOptions, Progress, ca
 from quant.methods.dual_clipping import DualClippingOptions
 from quant.methods.float_outputs import float_outputs
 from quant.methods.gptq import GptqOptions
-from quant.methods.held_out import ROUND_OFF, divergences, float_logits, grew
+from quant.methods.held_out import ROUND_OFF, divergences, float_predictions, grew
 from quant.methods.interpret import GraphRunner, integer_model
 from quant.methods.layer_norm_reparam import TargetScale
 from quant.methods.output_gain import Gain
@@ -328,7 +328,7 @@ def run_recipe(
         return PipelineResult(
             apply_recipe(module, assignment, fit, recipe, progress, polish), recipe, (), len(fit), 0
         )
-    reference = float_logits(module, test)
+    reference = float_predictions(module, test)
     kept = recipe.only(())
     best = apply_recipe(module, assignment, fit, kept, progress)
     before = divergences(best, test, reference)

@@ -1,10 +1,12 @@
-"""What the first output of a network predicts: along which axis its classes lie, if it has any.
+"""What a network predicts: along which axis of the first output classes lie, if it has any; the others are numbers.
 
 Everybody who compares two networks by their predictions asks here: the referee of a recipe, PD-Quant, the choice of
 a bias and the evaluation.
 """
 # pyright: basic
 # tensor methods are untyped in torch's stubs.
+
+from typing import Any
 
 from torch import Tensor
 
@@ -28,6 +30,22 @@ def classes_last(outputs: Tensor) -> Tensor:
 def output_power(outputs: Tensor) -> float | None:
     """By what squared errors of outputs without classes are divided (`mean_square`); None where there are classes."""
     return None if class_axis(outputs) is not None else mean_square(outputs)
+
+
+def float_tensors(output: Any) -> list[Tensor]:
+    """All outputs in a nest, each once: the first, and of the others those that hold fractions."""
+    found: dict[int, Tensor] = {}
+
+    def collect(part: Any) -> None:
+        if isinstance(part, Tensor):
+            if not found or part.is_floating_point():
+                found.setdefault(id(part), part)
+        elif isinstance(part, dict | list | tuple):
+            for item in part.values() if isinstance(part, dict) else part:
+                collect(item)
+
+    collect(output)
+    return list(found.values())
 
 
 def mean_square(outputs: Tensor) -> float:

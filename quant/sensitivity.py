@@ -7,7 +7,8 @@ KL = 1/2 E[(g . d)^2] + O(d^3), where g is the gradient of log p(y) at labels y 
 label, the probe takes the random vector (diag(sqrt p) - p sqrt(p)^T) e with random signs e: the same
 covariance diag(p) - p p^T, less variance. Outputs that are no distribution (embeddings, hidden states)
 count as the mean of a Gaussian whose variance is the squared norm of the output vector, so that their KL is
-half the relative squared error.
+half the relative squared error. So do all outputs but the first, relative to the mean over the samples; their
+divergences are added, which takes no further pass, since the signs of their probes are independent.
 """
 
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from quant.errors import QuantError
+from quant.predictions import float_tensors
 from quant.ranges import mse_affine_ranges
 
 FloatArray = NDArray[np.float32]
@@ -63,12 +65,15 @@ class Sensitivity:
     layers: dict[str, LayerSensitivity]
     head: Head
     predictions: int
+    """Of the first output."""
     seed: int
     synthetic: bool = False
+    others: int = 0
+    """Further outputs, judged by their relative squared errors."""
 
 
 def _at_width(table: dict[int, float], bits: int) -> float:
-    if not table:  # no gradient came here: the product feeds another output than the one that is judged
+    if not table:  # no gradient came here: the product feeds no output, or one of whole numbers
         return 0.0
     if bits in table:
         return table[bits]
@@ -113,28 +118,31 @@ def measure_sensitivity(
     """
     generator = torch.Generator().manual_seed(seed)
     sums: dict[str, _Sums] = {}
-    predictions = 0
+    predictions, further = 0, 0
     chosen = head
     for inputs in batches:
         with torch.enable_grad(), _frozen(module):
             output = _Recorder(module, sums, tuple(act_bits)).run(*inputs)
-            logits = first_tensor(output)
+            logits, *others = float_tensors(output)
             logits = logits if logits.dim() else logits.reshape(1, 1)
+            others = [tensor for tensor in others if tensor.requires_grad]
             if not logits.requires_grad:
                 raise QuantError(
                     "sensitivity: the model's first output does not follow its layers smoothly (a class number, or a "
                     "constant); let the model return its scores first"
                 )
             chosen = chosen or guess_head(module, logits, inputs)
-            count = logits.numel() // logits.shape[-1]
+            count, further = logits.numel() // logits.shape[-1], len(others)
             predictions += count
             for draw in range(draws):
-                probe = output_probe(logits.detach(), chosen, generator) / draws**0.5
-                logits.backward(probe, retain_graph=draw + 1 < draws)
+                probes = [output_probe(logits.detach(), chosen, generator)]
+                probes += [count**0.5 * _number_probe(tensor.detach(), generator) for tensor in others]
+                probes = [probe / draws**0.5 for probe in probes]
+                torch.autograd.backward([logits, *others], probes, retain_graph=draw + 1 < draws)
     if chosen is None:
         raise QuantError("sensitivity: no inputs given; pass at least one batch")
     layers = {name: _finish(total, predictions) for name, total in sums.items()}
-    return Sensitivity(layers, chosen, predictions, seed, synthetic)
+    return Sensitivity(layers, chosen, predictions, seed, synthetic, further)
 
 
 @contextmanager
@@ -152,13 +160,22 @@ def _frozen(module: fx.GraphModule) -> Generator[None]:
 
 def output_probe(logits: Tensor, head: Head, generator: torch.Generator) -> Tensor:
     """A random vector whose covariance is the Fisher information of the output, one per prediction."""
-    signs = torch.randint(0, 2, logits.shape, generator=generator).to(logits.dtype) * 2 - 1
+    signs = _signs(logits, generator)
     if head == "features":
         norm = logits.pow(2).sum(dim=-1, keepdim=True).sqrt().clamp_min(1e-12)
         return signs / norm
     p = torch.softmax(logits, dim=-1)
     spread = p.sqrt() * signs
     return spread - p * spread.sum(dim=-1, keepdim=True)
+
+
+def _number_probe(values: Tensor, generator: torch.Generator) -> Tensor:
+    """The same of all samples of an output that is judged by its relative squared error, as one prediction."""
+    return _signs(values, generator) / torch.linalg.vector_norm(values).clamp_min(1e-12)
+
+
+def _signs(values: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randint(0, 2, values.shape, generator=generator).to(values.dtype) * 2 - 1
 
 
 def guess_head(module: fx.GraphModule, logits: Tensor, inputs: Sequence[Tensor]) -> Head:

@@ -245,4 +245,6 @@ def _smooth_noise(shape: tuple[int, ...], generator: "object") -> "Tensor":
 
 
 def _basis(sensitivity: "Sensitivity", source: str) -> str:
-    return f"Fisher information from {source}, {sensitivity.predictions} predictions, head {sensitivity.head}"
+    count = sensitivity.others
+    others = f" and {count} further output{'s' if count > 1 else ''} as numbers" if count else ""
+    return f"Fisher information from {source}, {sensitivity.predictions} predictions, head {sensitivity.head}{others}"

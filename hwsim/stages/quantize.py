@@ -383,7 +383,7 @@ def _remarks(model: "LoadedModel", samples: _Samples, made: _Made) -> tuple[str,
         found.append("no calibration data: activation ranges come from synthetic inputs")
     outputs = len(model.graph.outputs)
     if made.referee and outputs > 1:
-        found.append(f"the referee looked at the first of {outputs} outputs")
+        found.append("the referee added up the divergences of all outputs that hold fractions")
     dropped = [_with_reason(verdict) for verdict in made.referee if not verdict["kept"]]
     if dropped:
         found.append(f"dropped by the held-out referee: {', '.join(dropped)}")

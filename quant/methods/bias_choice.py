@@ -18,7 +18,7 @@ from torch import Tensor
 from quant.methods.bias_compensation import BiasPath
 from quant.methods.calibrate import Calibrated, CalibrationOptions, calibrate
 from quant.methods.float_outputs import FloatOutputs, float_outputs
-from quant.methods.held_out import divergence, float_logits
+from quant.methods.held_out import divergence, float_predictions
 from quant.methods.output_gain import Gain
 from quant.methods.weight_grids import FINE_BITS
 from quant.scheme import Scheme
@@ -60,7 +60,9 @@ def choose_bias(
         return candidates[0]
     halves = slice(0, None, 2), slice(1, None, 2)
     fit, judge = (batches[half] for half in halves)
-    reference = float_logits(rounded.module, judge) if wanted is None else wanted.of(halves[1]).logits
+    reference = (
+        float_predictions(rounded.module, judge) if wanted is None else wanted.of(halves[1]).predictions
+    )
     outputs = (
         float_outputs(rounded.module, assignment, fit, options.memory)
         if wanted is None

@@ -108,6 +108,11 @@ class Calibrated:
         with torch.no_grad():
             return GraphRunner(self.module).logits(inputs, self.placement)
 
+    def predictions(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """All outputs that predict, the first in front."""
+        with torch.no_grad():
+            return GraphRunner(self.module).predictions(inputs, self.placement)
+
 
 def calibrate(
     module: fx.GraphModule,

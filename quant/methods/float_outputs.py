@@ -22,17 +22,17 @@ SHARE = 0.5
 
 @dataclass(frozen=True, eq=False)
 class FloatOutputs:
-    """Outputs of products by name and the first output of the network, both by batch."""
+    """Outputs of products by name and those of the network, both by batch."""
 
     products: Mapping[str, Sequence[Tensor]]
-    logits: Sequence[Tensor]
+    predictions: Sequence[Sequence[Tensor]]
     cache: ActivationCache
     """Counts them; whoever uses them counts his own activations there, too."""
 
     def of(self, batches: slice) -> "FloatOutputs":
         """Those of some batches."""
         products = {name: outputs[batches] for name, outputs in self.products.items()}
-        return FloatOutputs(products, self.logits[batches], self.cache)
+        return FloatOutputs(products, self.predictions[batches], self.cache)
 
 
 def float_outputs(
@@ -41,18 +41,18 @@ def float_outputs(
     """Float outputs of the named products with a weight, or None where they would take too much memory."""
     runner, cache = GraphRunner(module), ActivationCache(memory)
     named = {n: p.name for n, p in runner.products.items() if p.kind != "matmul" and p.name in names}
-    keep = frozenset({*named, runner.output})
+    keep = frozenset({*named, *runner.outputs})
     products: dict[str, list[Tensor]] = {name: [] for name in named.values()}
-    logits: list[Tensor] = []
+    predictions: list[list[Tensor]] = []
     size = 0
     for batch in batches:
         env = runner.feed(batch)
         with torch.no_grad():
             runner.run(env, runner.nodes, keep=keep)
-        size += sum(env[node].untyped_storage().nbytes() for node in keep)
-        if size * len(batches) > SHARE * memory * (len(logits) + 1):
+        size += sum(runner.read(node, env).untyped_storage().nbytes() for node in keep)
+        if size * len(batches) > SHARE * memory * (len(predictions) + 1):
             return None
         for node, name in named.items():
             products[name].append(cache.keep(env[node]))
-        logits.append(cache.keep(env[runner.output]))
-    return FloatOutputs(products, logits, cache)
+        predictions.append([cache.keep(runner.read(node, env)) for node in runner.outputs])
+    return FloatOutputs(products, predictions, cache)

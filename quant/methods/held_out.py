@@ -9,42 +9,56 @@ from torch import Tensor, fx
 from quant.methods.calibrate import Calibrated
 from quant.methods.interpret import GraphRunner
 from quant.methods.prediction_loss import prediction_differences
-from quant.predictions import output_power
+from quant.predictions import mean_square, output_power
 
 ROUND_OFF = 1e-9
 """Differences of divergences that say nothing."""
 
 
-def float_logits(module: fx.GraphModule, batches: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """First output of the float network, by batch."""
+def float_predictions(module: fx.GraphModule, batches: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+    """Outputs of the float network, by batch."""
     runner = GraphRunner(module)
     with torch.no_grad():
-        return [runner.logits(batch) for batch in batches]
+        return [runner.predictions(batch) for batch in batches]
 
 
 def divergence(
-    calibrated: Calibrated, batches: Sequence[Sequence[Tensor]], reference: Sequence[Tensor]
+    calibrated: Calibrated, batches: Sequence[Sequence[Tensor]], reference: Sequence[Sequence[Tensor]]
 ) -> float:
-    """Mean KL(float || quantized) per prediction."""
+    """Mean of what all samples diverge by."""
     return float(divergences(calibrated, batches, reference).mean())
 
 
 def divergences(
-    calibrated: Calibrated, batches: Sequence[Sequence[Tensor]], reference: Sequence[Tensor]
+    calibrated: Calibrated, batches: Sequence[Sequence[Tensor]], reference: Sequence[Sequence[Tensor]]
 ) -> Tensor:
     """KL(float || quantized) of every sample, float64; relative squared errors where there are no classes.
 
+    Those of all outputs but the first are added: a network with a head that is lost is not like the float one.
     Summed in float64 and never below 0: of two networks that hardly differ from the float one, round-off would choose.
     """
-    power = output_power(torch.cat(list(reference)))
-    values = [
-        prediction_differences(exact.double(), calibrated.logits(batch).double(), power=power)
-        .clamp(min=0)
-        .reshape(len(exact), -1)
-        .mean(1)
-        for batch, exact in zip(batches, reference, strict=True)
-    ]
-    return torch.cat(values)
+    first, *others = zip(*reference, strict=True)
+    power = output_power(torch.cat(first))
+    powers = [sum(map(mean_square, other)) / len(other) for other in others]
+    return torch.cat(
+        [
+            _divergences(exact, calibrated.predictions(batch), power, powers)
+            for batch, exact in zip(batches, reference, strict=True)
+        ]
+    )
+
+
+def _divergences(
+    exact: Sequence[Tensor], found: Sequence[Tensor], power: float | None, powers: Sequence[float]
+) -> Tensor:
+    """Of the samples of one batch."""
+    values = prediction_differences(exact[0].double(), found[0].double(), power=power).clamp(min=0)
+    total = values.reshape(len(exact[0]), -1).mean(1)
+    for wanted, other, scale in zip(exact[1:], found[1:], powers, strict=True):
+        errors = (other.double() - wanted.double()).square() / scale
+        by_sample = errors.dim() > 0 and len(errors) == len(total)
+        total = total + (errors.reshape(len(total), -1).mean(1) if by_sample else errors.mean())
+    return total
 
 
 def standard_error(difference: Tensor) -> float:

@@ -140,6 +140,19 @@ class GraphRunner:
         """The node of the (first) graph output."""
         return first_tensor_node(self.nodes[-1].args[0])
 
+    @property
+    def outputs(self) -> list[fx.Node]:
+        """All graph outputs that predict: the first, and of the others those that hold fractions."""
+        nodes = self.nodes[-1].all_input_nodes
+        floating = [n for n in nodes if isinstance(v := n.meta.get("val"), Tensor) and v.is_floating_point()]
+        return list(dict.fromkeys([self.output, *floating]))
+
+    def predictions(self, inputs: Sequence[Tensor], placement: Placement | None = None) -> list[Tensor]:
+        """Values of `outputs`."""
+        env = self.feed(inputs)
+        self.run(env, self.nodes, placement, frozenset(self.outputs))
+        return [self.read(node, env) for node in self.outputs]
+
     def logits(self, inputs: Sequence[Tensor], placement: Placement | None = None) -> Tensor:
         """First output of the whole graph."""
         env = self.feed(inputs)

@@ -72,7 +72,7 @@ def test_operands_against_a_hook(pytestconfig):
 
 def test_features_count_half_the_relative_error():
     reference = torch.tensor([[3.0, 4.0]])
-    assert divergence(reference, reference + torch.tensor([[1.0, 0.0]]), "features") == pytest.approx(
+    assert divergence([reference], [reference + torch.tensor([[1.0, 0.0]])], "features") == pytest.approx(
         0.5 / 25
     )
 
@@ -81,3 +81,12 @@ def test_no_inputs_is_said():
     graph = torch.export.export(nn.Linear(2, 2), (torch.randn(1, 2),)).module()
     with pytest.raises(QuantError, match="at least one batch"):
         measure_alone(graph, [], lambda _: [])
+
+
+def test_further_outputs_add_half_their_relative_squared_error():
+    logits, boxes = torch.randn(3, 5), torch.randn(3, 4)
+    moved = [logits + 0.1 * torch.randn(3, 5), boxes + 0.1 * torch.randn(3, 4)]
+    error = float((moved[1] - boxes).square().sum() / boxes.square().sum())
+    assert divergence([logits, boxes], moved, "classes") == pytest.approx(
+        kl(logits, moved[0]) + error / 2, rel=1e-4
+    )

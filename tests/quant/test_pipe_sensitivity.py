@@ -136,7 +136,7 @@ def test_tokens_are_recognised_and_both_operands_of_a_product_counted():
     assert before == {name: p.requires_grad for name, p in graph.named_parameters()}
 
 
-def test_a_product_that_feeds_only_another_output_loses_nothing():
+def test_a_product_that_feeds_only_whole_numbers_loses_nothing():
     class Pooled(nn.Module):
         def __init__(self):
             super().__init__()
@@ -144,7 +144,7 @@ def test_a_product_that_feeds_only_another_output_loses_nothing():
 
         def forward(self, x):
             hidden = self.body(x)
-            return hidden, self.pooler(hidden)
+            return hidden, self.pooler(hidden).argmax(-1)
 
     found = measure_sensitivity(export(Pooled(), torch.randn(1, 6)), [(torch.randn(1, 6),)], act_bits=(4, 8))
     assert found.layers["pooler"].operand_loss(0, 4) == 0
@@ -225,3 +225,53 @@ def test_no_pass_leaves_its_tensors_behind(small):
 
     alive()
     assert alive() == alive()
+
+
+class TwoHeads(nn.Module):
+    """Classes, and four numbers for each sample, of one trunk."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.classes, self.boxes = nn.Linear(6, 8), nn.Linear(8, 5), nn.Linear(8, 4)
+
+    def forward(self, x):
+        y = torch.relu(self.trunk(x))
+        return self.classes(y), {"boxes": self.boxes(y), "count": (y > 0).sum(-1)}
+
+
+class OneHead(TwoHeads):
+    def forward(self, x):
+        return super().forward(x)[0]
+
+
+def test_further_outputs_count_by_their_relative_squared_errors():
+    """Closed form: half the squared error over the squared norm has the Hessian x_j^2 / |y|^2 in a last weight."""
+    torch.manual_seed(0)
+    two, x = TwoHeads().eval(), torch.randn(1, 6)
+    found = measure_sensitivity(export(two, x), [(x,)], draws=4, act_bits=(4,))
+    with torch.no_grad():
+        y = torch.relu(two.trunk(x))
+        norm = two.boxes(y).square().sum()
+    expected = (y.square() / norm).expand(4, 8)
+    torch.testing.assert_close(torch.from_numpy(found.layers["boxes"].squared_gradient), expected)
+    assert found.layers["boxes"].act_loss[0][4] > 0
+    assert (found.head, found.others) == ("classes", 1)
+
+
+def test_the_trunk_adds_up_what_its_outputs_ask():
+    """Over many probes: that of the classes alone, and the squared Jacobian of the numbers."""
+    torch.manual_seed(0)
+    two, x = TwoHeads().eval(), torch.randn(1, 6)
+    one = OneHead().eval()
+    one.load_state_dict(two.state_dict())
+    both, alone = (
+        measure_sensitivity(export(net, x), [(x,)], draws=4000, act_bits=(4,))
+        .layers["trunk"]
+        .squared_gradient
+        for net in (two, one)
+    )
+    live = (two.trunk(x) > 0).float()[0]
+    jacobian = two.boxes.weight * live  # d boxes / d trunk
+    norm = two.boxes(torch.relu(two.trunk(x))).square().sum()
+    added = (jacobian.square().sum(0)[:, None] * x.square() / norm).detach().numpy()
+    assert both == pytest.approx(alone + added, rel=0.1, abs=0.01 * float(both.max()))

@@ -40,7 +40,7 @@ def mean_divergence(floats, outputs):
     """Mean over the batches of the divergence of the first outputs."""
     return np.mean(
         [
-            divergence(first_tensor(f), first_tensor(o), "classes")
+            divergence([first_tensor(f)], [first_tensor(o)], "classes")
             for f, o in zip(floats, outputs, strict=True)
         ]
     )

@@ -95,8 +95,24 @@ def test_a_plan_for_a_file_of_weights_is_not_carried_out_on_others(place, capsys
 def test_rounding_is_learned_for_the_first_of_two_outputs(place):
     assert quantize("--scheme", "w3a8", "--recipe", "pd.yaml", model="two") == 0
     assert [verdict["item"] for verdict in source(place)["referee"]] == ["mse", "pd"]
-    assert "the referee looked at the first of 2 outputs" in source(place)["remarks"]
+    told = "the referee added up the divergences of all outputs that hold fractions"
+    assert told in source(place)["remarks"]
     assert not (place / "q" / "pd.part").exists()
+
+
+def test_a_head_of_its_own_costs_error_in_the_plan(place):
+    """What feeds the second output alone is no layer without an error."""
+    assert run([
+        "--quiet", "plan", "-t", "edge_gpu", "-m", "net.py:two", "--calibration-data", "x.npz", "--objective", "error",
+        "--max-weight-memory", "1KiB", "--measured", "16", "-o", "p",
+    ]) == 0  # fmt: skip
+    tables = json.loads((place / "p" / "tables.json").read_text())
+    errors = {
+        layer["name"]: {option["scheme"]: option["error"] for option in layer["options"]}
+        for layer in tables["layers"]
+    }
+    assert errors["second"]["w4a4"] > 100 * errors["second"]["w8a8"] > 0
+    assert "head classes and 1 further output as numbers" in (place / "p" / "report.md").read_text()
 
 
 def test_later_outputs_are_told_beside_the_figures(place, capsys):

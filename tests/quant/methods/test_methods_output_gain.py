@@ -10,7 +10,7 @@ from torch import nn
 from quant.errors import QuantError
 from quant.methods.bias_choice import CANDIDATES, choose_bias, likely
 from quant.methods.calibrate import CalibrationOptions, calibrate
-from quant.methods.held_out import divergence, float_logits
+from quant.methods.held_out import divergence, float_predictions
 from quant.methods.interpret import GraphRunner, integer_model
 from quant.methods.output_gain import LIMIT, amplified, output_gain
 from quant.model_pass import find_products
@@ -103,7 +103,7 @@ def carrier():
 def test_the_default_mends_a_deep_network_that_a_bias_alone_does_not():
     """At 2 bits the codes eat the spread layer by layer: the right mean in every layer is worth nothing."""
     graph, plan, data, fresh = carrier()
-    reference = float_logits(graph, fresh)
+    reference = float_predictions(graph, fresh)
 
     def error(steps, **bias):
         recipe = Recipe.parse({"steps": steps, **({"bc": bias} if bias else {})})
@@ -132,7 +132,7 @@ def test_the_candidate_is_chosen_on_the_half_that_it_was_not_fitted_to_and_fitte
     for path, gain in CANDIDATES:
         kind = replace(options, bias_path=path, bias_gain=gain)
         made = calibrate(graph, plan, even, kind, start=rounded)
-        scores[path, gain] = divergence(made, odd, float_logits(graph, odd))
+        scores[path, gain] = divergence(made, odd, float_predictions(graph, odd))
     best = min(scores, key=scores.__getitem__)
     assert choose_bias(rounded, plan, options, CANDIDATES, data) == best
     assert choose_bias(rounded, plan, options, CANDIDATES, data[:1]) == CANDIDATES[0]  # nothing to choose on

@@ -15,7 +15,7 @@ from quant.errors import QuantError
 from quant.log_codes import ZeroMode
 from quant.methods.bias_choice import CANDIDATES
 from quant.methods.bias_compensation import BiasAxes, BiasPath, Shrinkage
-from quant.methods.held_out import divergences, grew, standard_error
+from quant.methods.held_out import divergences, float_predictions, grew, standard_error
 from quant.methods.interpret import GraphRunner
 from quant.methods.layer_norm_reparam import TargetScale
 from quant.methods.output_gain import Gain
@@ -209,11 +209,11 @@ def test_divergences_near_zero_are_those_of_float64():
     near = exact * (1 + 1e-6)
 
     class Near:
-        def logits(self, _):
-            return near
+        def predictions(self, _):
+            return [near]
 
     p, q = exact.double().softmax(-1), near.double().softmax(-1)
-    found = divergences(Near(), [(exact,)], [exact])
+    found = divergences(Near(), [(exact,)], [[exact]])
     assert float(found.min()) >= 0
     torch.testing.assert_close(found, (p * (p.log() - q.log())).sum(-1).clamp(min=0), rtol=1e-2, atol=1e-15)
 
@@ -394,3 +394,24 @@ def test_a_few_samples_that_carry_the_mean_need_the_others_to_agree():
     after[2:] = 0.008
     assert not grew(after, before, 0.01)
     assert grew(before, after * torch.nan, 0.01) and grew(before, after * torch.inf, 0.01)
+
+
+def test_the_referee_adds_the_relative_squared_errors_of_later_outputs():
+    """In float64 by hand; what ruins a later output alone is seen."""
+    data = batches("paired", 3)
+    made = apply_recipe(
+        loaded("paired"), dict.fromkeys(names("paired"), Scheme(3, 6)), data, Recipe.parse("mse")
+    )
+    reference = float_predictions(made.module, data)
+    found = divergences(made, data, reference).numpy()
+    exact, ours = (
+        [torch.cat(parts).double().numpy() for parts in zip(*outputs, strict=True)]
+        for outputs in (reference, [made.predictions(batch) for batch in data])
+    )
+    wanted, logits = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in (exact[0], ours[0]))
+    expected = (np.exp(wanted) * (wanted - logits)).sum(-1).reshape(len(found), -1).mean(1)
+    later = (ours[1] - exact[1]) ** 2 / (exact[1] ** 2).mean()
+    np.testing.assert_allclose(found, expected + later.reshape(len(found), -1).mean(1), rtol=1e-9)
+    assert later.mean() > 1e-4
+    ruined = [[logits, 3 * hidden] for logits, hidden in reference]
+    assert grew(torch.from_numpy(found), divergences(made, data, ruined), 0.01)
