@@ -23,6 +23,8 @@ def open_data(
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit}: use at least 1 sample")
     path = Path(spec)
+    if tokenizer is not None and path.suffix not in TEXT_SUFFIXES:
+        raise UserError(f"--tokenizer: data {spec} are no text ({', '.join(sorted(TEXT_SUFFIXES))}); drop it")
     if ".py:" in spec:
         from hwsim.data.callback import open_callback
 

@@ -105,6 +105,13 @@ def build(source: ModelSource, device: Device, batch: int, sequence: int | None,
     return Built(module, args, kwargs, {"kind": "custom"}, own_weights=weights)
 
 
+def no_length(spec: str) -> UserError:
+    """``--sequence`` for a network whose inputs have no such axis, or come with it."""
+    return UserError(
+        f"--sequence: {spec} has no length to choose; only text and audio models of hf: have one"
+    )
+
+
 def _build_timm(source: ModelSource, device: Device, batch: int) -> Built:
     declare_missing_operators()
     import timm
@@ -155,6 +162,8 @@ def _build_transformers(source: ModelSource, device: Device, batch: int, sequenc
         ) from error
     examples = ExampleInputs(module, batch, sequence, device)
     inputs, data = examples.make(), data_facts(examples, folder)
+    if sequence is not None and data["kind"] == "image":
+        raise no_length(source.asked)
     switches = {"use_cache": False} if "use_cache" in examples.forward else {}
     module.eval()
     if list(inputs) == list(examples.forward)[1:2]:  # by position, as pictures are given everywhere else

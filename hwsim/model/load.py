@@ -34,7 +34,7 @@ from hwsim.errors import UserError
 from hwsim.model import rewrite
 from hwsim.model.archive_check import refuse_code
 from hwsim.model.attention import open_attention
-from hwsim.model.build import Built, Device, build
+from hwsim.model.build import Built, Device, build, no_length
 from hwsim.model.export import export_program, graph_module
 from hwsim.model.fold import fold_batch_norms
 from hwsim.model.graph import LayerGraph
@@ -108,6 +108,8 @@ def load_model(
     source = parse_source(spec)
     if batch < 1 or (sequence is not None and sequence < 1):
         raise UserError(f"--model {spec}: batch and sequence must be at least 1")
+    if sequence is not None and source.source != "hf":
+        raise no_length(spec)
     if source.source == "pt2":
         return _load_program(source, weights)
     if weights is None and source.resolved in SHAPES_ONLY and device != "meta":

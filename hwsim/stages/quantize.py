@@ -133,6 +133,8 @@ def run_quantize(request: QuantizeRequest, watch: Watch | None = None) -> Quanti
     scheme = None if request.scheme is None else Scheme.parse(request.scheme)
     if request.calibration_data is not None:
         files.existing_data(request.calibration_data, "--calibration-data")
+    elif request.tokenizer is not None:
+        raise UserError("--tokenizer: there is no text to read; give one with --calibration-data, or drop it")
     spec = request.model or (plan.model if plan else None)
     if spec is None:
         raise UserError("hwsim quantize: --scheme needs --model")

@@ -9,7 +9,16 @@ from quant.recipe import Recipe
 
 
 def read_recipe(text: str) -> Recipe:
-    """``a+b+c``, or a YAML file of ``steps`` and their settings."""
+    """``a+b+c``, or a YAML file of ``steps`` and their settings; what integer operators can carry."""
+    recipe = _parsed(text)
+    if "bc" in recipe.steps and recipe.setting("bc", "axes") == "position":
+        raise UserError(
+            f"--recipe {text}: bc.axes: one bias a position has no integer operator; use groups or channel"
+        )
+    return recipe
+
+
+def _parsed(text: str) -> Recipe:
     if not text.strip(" +"):
         raise UserError("--recipe is empty; write rtn for plain rounding on min-max ranges")
     if Path(text).suffix not in (".yaml", ".yml"):

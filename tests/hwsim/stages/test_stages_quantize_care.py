@@ -179,3 +179,21 @@ def test_an_empty_recipe_and_a_directory_that_is_not_there_are_named(place, caps
         assert "--recipe is empty" in capsys.readouterr().err
     assert run(["--quiet", "evaluate", "q/nope", "--data", "x.npz"]) == 2
     assert "q/nope: no such directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--sequence", "12"], "--sequence: net.py:one has no length to choose"),
+        (["--tokenizer", "t.json"], "--tokenizer: there is no text to read"),
+        (["--tokenizer", "t.json", "--calibration-data", "x.npz"], "--tokenizer: data x.npz are no text"),
+        (["--recipe", "position.yaml"], "bc.axes: one bias a position has no integer operator"),
+    ],
+)
+def test_what_would_not_be_heeded_is_refused(place, capsys, flags, told):
+    (place / "position.yaml").write_text("steps: [mse, bc]\nbc: {axes: position}\n")
+    command = ["--quiet", "quantize", "--scheme", "w8a8", "--model", "net.py:one", "-o", "q", *flags]
+    assert run(command) == 2
+    err = capsys.readouterr().err
+    assert told in err and err.count("\n") == 1
+    assert not (place / "q").exists()
