@@ -2,8 +2,8 @@
 
 When every unit has its codes, what is left to choose are a few numbers a channel: the weight scale of each row, the
 bias, and the scale of each activation grid. They are trained end to end against ``KL(float || quantized)`` with the
-whole network quantized and the codes fixed. So few variables hardly overfit, and the held-out samples decide: the
-best state on them is kept, the start included.
+whole network quantized and the codes fixed. So few variables hardly overfit, and the held-out samples decide between
+the start and the end: what lies between has a rate that is still high, and the best of many noisy states is luck.
 """
 # pyright: basic
 # tensor methods are untyped in torch's stubs.
@@ -22,9 +22,6 @@ from quant.methods.pd_options import PdOptions
 from quant.methods.pd_training import current_bias
 from quant.methods.prediction_loss import prediction_difference
 from quant.predictions import output_power
-
-JUDGED = 10
-"""How often the held-out samples are asked."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,10 +64,7 @@ def polish(
     if not variables.all():  # a network in float
         return placement, 0.0, 0.0
     optimizer = torch.optim.Adam(variables.all(), lr=options.polish_rate)
-    before = _judge(runner, placement, data)
-    best, kept = before, placement
-    fit = len(data.logits) - data.held
-    every, power = max(1, options.polish // JUDGED), output_power(data.logits)
+    fit, power = len(data.logits) - data.held, output_power(data.logits)
     for step in range(options.polish):
         optimizer.param_groups[0]["lr"] = (
             options.polish_rate * 0.5 * (1 + math.cos(math.pi * step / options.polish))
@@ -82,13 +76,10 @@ def polish(
             optimizer.zero_grad()
             loss.backward()
         optimizer.step()
-        if (step + 1) % every == 0 or step == options.polish - 1:
-            trial = _hard(placement, variables)
-            now = _judge(runner, trial, data)
-            if now < best:
-                best, kept = now, trial
         after_step(step + 1)
-    return kept, before, best
+    polished = _hard(placement, variables)
+    before, after = (_judge(runner, each, data, options.temperature) for each in (placement, polished))
+    return (polished, before, after) if after < before else (placement, before, before)
 
 
 def _variables(runner: GraphRunner, placement: Placement) -> _Variables:
@@ -141,11 +132,11 @@ def _hard(placement: Placement, variables: _Variables) -> Placement:
 
 
 @torch.no_grad()
-def _judge(runner: GraphRunner, placement: Placement, data: PolishData) -> float:
+def _judge(runner: GraphRunner, placement: Placement, data: PolishData, temperature: float) -> float:
     """Mean prediction difference of the whole quantized network on the held-out samples."""
     parts: Sequence[Tensor] = data.parts()
     total, power = 0.0, output_power(data.logits)
     for part in parts:
         ours = runner.logits([tensor[part] for tensor in data.inputs], placement)
-        total += float(prediction_difference(data.logits[part], ours, power=power))
+        total += float(prediction_difference(data.logits[part], ours, temperature, power))
     return total / len(parts)

@@ -1,8 +1,9 @@
 """PD-Quant (arXiv 2212.07048): unit-wise AdaRound under QDrop, steered by the difference of final predictions.
 
 Starts from a calibrated network, walks its units in order on the quantized path, trains each (pd_training),
-and keeps the result only if the held-out prediction difference did not grow. With ``lambda_r=inf`` and no
-batch-norm memory it is QDrop. State is written to one checkpoint file; a killed run resumes bit for bit.
+and keeps the result only if the held-out prediction difference, at the temperature of the loss, did not grow: at a
+temperature of 1 a few confident samples carry the mean, and good units were lost to them. With ``lambda_r=inf`` and
+no batch-norm memory it is QDrop. State is written to one checkpoint file; a killed run resumes bit for bit.
 """
 # pyright: basic
 # torch's stubs leave most tensor methods untyped.
@@ -247,7 +248,8 @@ class _Run:
             env = {**side, unit.entry: streams.quantized[part]}
             self.runner.run(env, unit.nodes, placement, frozenset({unit.exit, *side}))
             self.runner.run(env, self._tail(unit), None, frozenset({self.runner.output, *side}))
-            total += float(prediction_difference(logits[part], env[self.runner.output], power=power))
+            found = env[self.runner.output]
+            total += float(prediction_difference(logits[part], found, self.options.temperature, power))
         return total / len(parts)
 
     # checkpoint
