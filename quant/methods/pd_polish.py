@@ -1,8 +1,8 @@
 """Last step of PD-Quant (ours, methods.md 9.6): polish scales and biases of the whole network on the prediction itself.
 
 When every unit has its codes, what is left to choose are a few numbers a channel: the weight scale of each row, the
-bias, and the scale of each activation grid. They are trained end to end against ``KL(float || quantized)`` with the
-whole network quantized and the codes fixed. So few variables hardly overfit, and the held-out samples decide between
+bias, and the scale of each activation grid. They are trained end to end against ``KL(float || quantized)`` itself, at
+no temperature, with the whole network quantized and the codes fixed. So few variables hardly overfit, and the held-out samples decide between
 the start and the end: what lies between has a rate that is still high, and the best of many noisy states is luck.
 """
 # pyright: basic
@@ -72,7 +72,7 @@ def polish(
         pick = torch.randint(fit, (data.batch,), generator=generator)
         with torch.enable_grad():
             ours = runner.logits([tensor[pick] for tensor in data.inputs], _soft(placement, variables))
-            loss = prediction_difference(data.logits[pick], ours, options.temperature, power)
+            loss = prediction_difference(data.logits[pick], ours, power=power)
             optimizer.zero_grad()
             loss.backward()
         optimizer.step()
