@@ -2,8 +2,9 @@
 
 When every unit has its codes, what is left to choose are a few numbers a channel: the weight scale of each row, the
 bias, and the scale of each activation grid. They are trained end to end against ``KL(float || quantized)`` itself, at
-no temperature, with the whole network quantized and the codes fixed. So few variables hardly overfit, and the held-out samples decide between
-the start and the end: what lies between has a rate that is still high, and the best of many noisy states is luck.
+no temperature, with the whole network quantized and the codes fixed. So few variables hardly overfit, and the held-out
+samples decide between the start and the end, as they do for units: what lies between has a rate that is still high, and
+the best of many noisy states is luck.
 """
 # pyright: basic
 # tensor methods are untyped in torch's stubs.
