@@ -33,7 +33,8 @@ NOTES = {
     PLAIN: "round to nearest on least-squares ranges: the layer-wise baseline",
     "PIPE": "expansion of order 2 on the baseline: twice the weight bits of every other single method",
     "PD-Quant (paper losses)": "the authors' rates and sum of losses at the fast preset's 300 iterations",
-    "QDrop": "PD-Quant's base: same iterations, no prediction difference, no correction",
+    "QDrop": "PD-Quant's base: same iterations, no polish on the prediction difference, no correction",
+    "PD-Quant": "the fast preset: QDrop's units, then scales and biases polished on the prediction difference",
 }
 SINGLE = {
     "vit": ["BC (paper)", "BC", "GPTQ", "RepQ-ViT (paper)", "RepQuant (paper)", "RepQuant", "PIPE"],

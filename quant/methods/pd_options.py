@@ -27,7 +27,7 @@ class PdOptions:
     drop_inside: float = 0.5
     warmup: float = 0.2
     difference_every: int = 1
-    """Evaluate the prediction difference on every n-th iteration; in between its last gradient stands."""
+    """Evaluate the prediction difference on every n-th iteration; in between its last gradient stands. 0: on none."""
     difference_share: float = inf
     """Bound on the prediction difference's gradient to the rounding, relative to that of the other losses.
 
@@ -78,8 +78,9 @@ def fast_options(architecture: str, iterations: int = 300) -> PdOptions:
 
     Rates rise as iterations fall. Activation scales most of all: 20,000 steps at 4e-5 may move one by 0.4, so they
     move by a share of themselves here (w2a2, CIFAR-10 ResNet-20, QDrop: 58.5 % top-1 at an absolute 2e-4, 73.0 %
-    at 2.5e-3). The prediction difference leaves the rounding alone, where in so few iterations it drowns the
-    reconstruction (`pd_training.add_gradients`): it steers scales, and polishes scales and biases at the end.
+    at 2.5e-3). The prediction difference leaves the units alone: on the rounding it drowns the reconstruction in so few
+    iterations (`pd_training.add_gradients`), and on the scales it was no gain (w2a4) or a loss (w2a2) where a polish
+    follows. It judges every unit, and polishes scales and biases of the whole network at the end.
     Distribution correction is off: it would cost as much as the training.
     """
     base = paper_options(architecture)
@@ -89,8 +90,7 @@ def fast_options(architecture: str, iterations: int = 300) -> PdOptions:
         learning_rate_rounding=1e-2,
         learning_rate_scale=5e-3,
         relative_scale_rate=True,
-        difference_share=0.0,
-        difference_every=8,
+        difference_every=0,
         polish=iterations,
         correction=replace(base.correction, iterations=0),
         holdout=0.2,

@@ -232,7 +232,8 @@ def train_unit(
                 optimizer.zero_grad()
             local = fit + options.rounding_weight * rounding
             difference = None
-            if math.isfinite(options.lambda_r) and training.iteration % options.difference_every == 0:
+            asked = options.difference_every > 0 and math.isfinite(options.lambda_r)
+            if asked and training.iteration % options.difference_every == 0:
                 pure = _run(runner, unit, data.quantized[pick], side, soft)
                 env = {**side, unit.exit: pure}
                 runner.run(env, tail, None, frozenset({runner.output, *side}))

@@ -367,6 +367,18 @@ def test_training_lowers_the_prediction_difference(name):
         assert note.startswith(("kept", "held-out") if last <= first else "reverted")
 
 
+def test_the_fast_preset_polishes_what_qdrop_has_trained():
+    """Its units do not see the prediction difference: without the polish both are one."""
+    model, data = calibrated("residual", "w3a4", 5), batches("residual", 5)
+    short = {"iterations": 12, "checkpoint_every": 100}
+    qdrop = pd_quant(model, data, replace(preset_options("qdrop", "resnet"), **short))
+    units = pd_quant(model, data, replace(fast_options("resnet"), **short, polish=0))
+    whole = pd_quant(model, data, replace(fast_options("resnet"), **short, polish=12))
+    assert torch.equal(qdrop.logits(data[0]), units.logits(data[0]))
+    assert "pd polish" in whole.notes and "pd polish" not in qdrop.notes
+    assert not torch.equal(qdrop.logits(data[0]), whole.logits(data[0]))
+
+
 def test_polish_tunes_numbers_and_leaves_the_codes():
     """The last step alone: no unit trained, codes as they were, the prediction nearer on samples it never saw."""
     model, data = calibrated("residual", "w2a4", 10), batches("residual", 10)
@@ -468,7 +480,7 @@ def test_presets():
     assert (paper.lambda_r, paper.learning_rate_rounding, paper.holdout) == (0.1, 3e-3, 0.0)
     assert paper_options("mobilenet").correction.lambda_c == 0.005
     fast = fast_options("mobilenet")
-    assert (fast.iterations, fast.polish, fast.holdout, fast.difference_share) == (300, 300, 0.2, 0.0)
+    assert (fast.iterations, fast.polish, fast.holdout, fast.difference_every) == (300, 300, 0.2, 0)
     assert (paper.polish, paper.learning_rate_bias, paper.difference_share) == (0, 0.0, math.inf)
     assert preset_options("qdrop", "resnet") == replace(fast_options("resnet"), lambda_r=math.inf)
     assert preset_options("paper", "resnet") == paper
