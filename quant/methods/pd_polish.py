@@ -2,26 +2,27 @@
 
 When every unit has its codes, what is left to choose are a few numbers a channel: the weight scale of each row, the
 bias, and the scale of each activation grid. They are trained end to end against ``KL(float || quantized)`` itself, at
-no temperature, with the whole network quantized and the codes fixed. So few variables hardly overfit, and the held-out
-samples decide between the start and the end, as they do for units: what lies between has a rate that is still high, and
-the best of many noisy states is luck.
+no temperature, with the whole network quantized and the codes fixed. So few variables hardly overfit. The held-out
+samples decide between the start and the end, as the referee of a recipe does: the end stands unless the divergence grew
+by more than noise. What lies between has a rate that is still high, and the best of many noisy states is luck.
 """
 # pyright: basic
 # tensor methods are untyped in torch's stubs.
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from quant.activation import ActQuantizer
+from quant.methods.held_out import grew
 from quant.methods.interpret import GraphRunner, PlacedLayer, Placement, value_of_terms
 from quant.methods.learned_scale import SMALLEST_SCALE, LearnedScale
 from quant.methods.pd_options import PdOptions
 from quant.methods.pd_training import current_bias
-from quant.methods.prediction_loss import prediction_difference
+from quant.methods.prediction_loss import prediction_difference, prediction_differences
 from quant.predictions import output_power
 
 
@@ -79,8 +80,10 @@ def polish(
         optimizer.step()
         after_step(step + 1)
     polished = _hard(placement, variables)
-    before, after = (_judge(runner, each, data, options.temperature) for each in (placement, polished))
-    return (polished, before, after) if after < before else (placement, before, before)
+    before, after = (_judge(runner, each, data) for each in (placement, polished))
+    if grew(before, after, 0.0):
+        return placement, float(before.mean()), float(before.mean())
+    return polished, float(before.mean()), float(after.mean())
 
 
 def _variables(runner: GraphRunner, placement: Placement) -> _Variables:
@@ -133,11 +136,11 @@ def _hard(placement: Placement, variables: _Variables) -> Placement:
 
 
 @torch.no_grad()
-def _judge(runner: GraphRunner, placement: Placement, data: PolishData, temperature: float) -> float:
-    """Mean prediction difference of the whole quantized network on the held-out samples."""
-    parts: Sequence[Tensor] = data.parts()
-    total, power = 0.0, output_power(data.logits)
-    for part in parts:
+def _judge(runner: GraphRunner, placement: Placement, data: PolishData) -> Tensor:
+    """Prediction difference of the whole quantized network on every held-out sample."""
+    power, found = output_power(data.logits), list[Tensor]()
+    for part in data.parts():
         ours = runner.logits([tensor[part] for tensor in data.inputs], placement)
-        total += float(prediction_difference(data.logits[part], ours, temperature, power))
-    return total / len(parts)
+        values = prediction_differences(data.logits[part].double(), ours.double(), power=power)
+        found.append(values.clamp(min=0).reshape(len(part), -1).mean(1))
+    return torch.cat(found)
