@@ -362,9 +362,10 @@ def test_training_lowers_the_prediction_difference(name):
         assert grid.scale >= 1e-8
     notes = {k: v for k, v in ours.notes.items() if k.startswith("pd ")}
     assert len(notes) == len(set(units))  # the last one is the polish
+    assert notes.pop("pd polish").startswith("held-out difference")  # stands within the noise as well
     for note in notes.values():  # D10
         first, last = (float(x) for x in note.split("difference ")[1].split(" -> "))
-        assert note.startswith(("kept", "held-out") if last <= first else "reverted")
+        assert note.startswith("kept" if last <= first else "reverted")
 
 
 def test_the_fast_preset_polishes_what_qdrop_has_trained():
