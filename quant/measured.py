@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from quant.errors import QuantError
-from quant.predictions import float_tensors
+from quant.predictions import class_axis, classes_last, comparable, float_tensors, mean_square
 from quant.ranges import AffineRange
 from quant.sensitivity import PRODUCTS, Head, guess_head
 
@@ -37,13 +37,26 @@ class Trial:
     centred: bool = False
 
 
-def divergence(reference: Sequence[Tensor], output: Sequence[Tensor], head: Head) -> float:
-    """Of the first output as ``head`` reads it, and half the relative squared errors of all others."""
-    total = _first_divergence(reference[0], output[0], head)
-    for exact, found in zip(reference[1:], output[1:], strict=True):
-        power = exact.double().square().sum().clamp_min(1e-24)
-        total += float(0.5 * (found - exact).double().square().sum() / power)
-    return total
+def divergence(
+    reference: Sequence[Tensor], output: Sequence[Tensor], head: Head, powers: Sequence[float] = ()
+) -> float:
+    """Of the first output as ``head`` reads it, and half the relative squared errors of all others.
+
+    ``powers`` are the mean squares of the outputs where more is known than these (`output_powers`).
+    """
+    powers = powers or [mean_square(tensor) for tensor in reference]
+    if class_axis(reference[0]) is None:
+        total = _half_error(reference[0], output[0], powers[0])
+    else:
+        total = _first_divergence(classes_last(reference[0]), classes_last(output[0]), head)
+    later = zip(reference[1:], output[1:], powers[1:], strict=True)
+    return total + sum(_half_error(exact, found, power) for exact, found, power in later)
+
+
+def _half_error(exact: Tensor, found: Tensor, power: float) -> float:
+    """Half the squared error of what is finite, relative to ``power``."""
+    error = (found - exact)[comparable(exact, found)].double().square()
+    return float(0.5 * error.mean() / power) if len(error) else 0.0
 
 
 def _first_divergence(reference: Tensor, output: Tensor, head: Head) -> float:
@@ -71,7 +84,9 @@ def measure_alone(
     found: dict[str, dict[Hashable, float]] = {}
     with torch.no_grad():
         references = [runner.finish({}, 0, batch) for batch in batches]
-        meaning = head or guess_head(module, references[0][0], batches[0])
+        meaning = head or guess_head(module, classes_last(references[0][0]), batches[0])
+        squares = [[mean_square(tensor) for tensor in outputs] for outputs in references]
+        powers = [sum(column) / len(squares) for column in zip(*squares, strict=True)]
         envs: list[Env] = [{} for _ in batches]
         for index, node in enumerate(runner.nodes):
             if node.op == "output":
@@ -84,7 +99,9 @@ def measure_alone(
                         _centre(node, changed, [runner.product(env, node, Trial(None)) for env in envs])
                     outputs = [runner.behind(env, index, y) for env, y in zip(envs, changed, strict=True)]
                     pairs = zip(references, outputs, strict=True)
-                    results[trial.key] = sum(divergence(r, o, meaning) for r, o in pairs) / len(batches)
+                    results[trial.key] = sum(divergence(r, o, meaning, powers) for r, o in pairs) / len(
+                        batches
+                    )
             for env, batch in zip(envs, batches, strict=True):
                 runner.step(env, node, batch)
     return found

@@ -33,21 +33,28 @@ def output_power(outputs: Tensor) -> float | None:
 
 
 def float_tensors(output: Any) -> list[Tensor]:
-    """All outputs in a nest, each once: the first, and of the others those that hold fractions."""
+    """All outputs in a nest that hold fractions, each once; where none does, the first."""
     found: dict[int, Tensor] = {}
 
     def collect(part: Any) -> None:
         if isinstance(part, Tensor):
-            if not found or part.is_floating_point():
-                found.setdefault(id(part), part)
+            found.setdefault(id(part), part)
         elif isinstance(part, dict | list | tuple):
             for item in part.values() if isinstance(part, dict) else part:
                 collect(item)
 
     collect(output)
-    return list(found.values())
+    every = list(found.values())
+    return [tensor for tensor in every if tensor.is_floating_point()] or every[:1]
+
+
+def comparable(exact: Tensor, found: Tensor) -> Tensor:
+    """Where two outputs can be compared: everywhere, but for the places that a mask has made infinite in either."""
+    finite = exact.isfinite()
+    return finite if bool(finite.all()) else finite & found.isfinite()
 
 
 def mean_square(outputs: Tensor) -> float:
-    """Mean square, never 0."""
-    return max(float(outputs.double().square().mean()), 1e-24)
+    """Mean square of what is finite, never 0."""
+    finite = outputs[outputs.isfinite()].double()
+    return max(float(finite.square().mean()), 1e-24) if len(finite) else 1e-24

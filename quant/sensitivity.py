@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from quant.errors import QuantError
-from quant.predictions import float_tensors
+from quant.predictions import class_axis, classes_last, float_tensors, mean_square
 from quant.ranges import mse_affine_ranges
 
 FloatArray = NDArray[np.float32]
@@ -117,6 +117,8 @@ def measure_sensitivity(
         synthetic: recorded in the result: the inputs are no real data.
     """
     generator = torch.Generator().manual_seed(seed)
+    batches = [tuple(inputs) for inputs in batches]
+    powers = output_powers(module, batches)
     sums: dict[str, _Sums] = {}
     predictions, further = 0, 0
     chosen = head
@@ -124,21 +126,32 @@ def measure_sensitivity(
         with torch.enable_grad(), _frozen(module):
             output = _Recorder(module, sums, tuple(act_bits)).run(*inputs)
             logits, *others = float_tensors(output)
-            logits = logits if logits.dim() else logits.reshape(1, 1)
-            others = [tensor for tensor in others if tensor.requires_grad]
+            numbers = [
+                (tensor, p) for tensor, p in zip(others, powers[1:], strict=True) if tensor.requires_grad
+            ]
+            alone = class_axis(logits) is None
+            logits = logits.reshape(-1, 1) if alone else classes_last(logits)
             if not logits.requires_grad:
                 raise QuantError(
                     "sensitivity: the model's first output does not follow its layers smoothly (a class number, or a "
                     "constant); let the model return its scores first"
                 )
             chosen = chosen or guess_head(module, logits, inputs)
-            count, further = logits.numel() // logits.shape[-1], len(others)
+            count, further = logits.numel() // logits.shape[-1], len(numbers)
             predictions += count
             for draw in range(draws):
-                probes = [output_probe(logits.detach(), chosen, generator)]
-                probes += [count**0.5 * _number_probe(tensor.detach(), generator) for tensor in others]
+                probes = [
+                    _signs(logits, generator) / powers[0] ** 0.5
+                    if alone
+                    else output_probe(logits.detach(), chosen, generator)
+                ]
+                probes += [
+                    _signs(tensor, generator) * (count / (tensor.numel() * power)) ** 0.5
+                    for tensor, power in numbers
+                ]
                 probes = [probe / draws**0.5 for probe in probes]
-                torch.autograd.backward([logits, *others], probes, retain_graph=draw + 1 < draws)
+                tensors = [logits, *(tensor for tensor, _ in numbers)]
+                torch.autograd.backward(tensors, probes, retain_graph=draw + 1 < draws)
     if chosen is None:
         raise QuantError("sensitivity: no inputs given; pass at least one batch")
     layers = {name: _finish(total, predictions) for name, total in sums.items()}
@@ -169,9 +182,17 @@ def output_probe(logits: Tensor, head: Head, generator: torch.Generator) -> Tens
     return spread - p * spread.sum(dim=-1, keepdim=True)
 
 
-def _number_probe(values: Tensor, generator: torch.Generator) -> Tensor:
-    """The same of all samples of an output that is judged by its relative squared error, as one prediction."""
-    return _signs(values, generator) / torch.linalg.vector_norm(values).clamp_min(1e-12)
+def output_powers(module: fx.GraphModule, batches: Sequence[Sequence[Tensor]]) -> list[float]:
+    """By what squared errors of each output are divided: its mean square over all batches (1 for a lone vector)."""
+    if not batches:
+        return []
+    with torch.no_grad():
+        first = float_tensors(module(*batches[0]))
+        if len(first) == 1 and class_axis(first[0]) is not None:
+            return [1.0]
+        later = (float_tensors(module(*inputs)) for inputs in batches[1:])
+        squares = [[mean_square(tensor) for tensor in outputs] for outputs in (first, *later)]
+    return [sum(column) / len(batches) for column in zip(*squares, strict=True)]
 
 
 def _signs(values: Tensor, generator: torch.Generator) -> Tensor:
@@ -179,9 +200,12 @@ def _signs(values: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def guess_head(module: fx.GraphModule, logits: Tensor, inputs: Sequence[Tensor]) -> Head:
-    """Two axes are class logits if there is a choice; three, with token inputs and a vocabulary, token logits."""
+    """Two axes, or maps with the classes moved last, are class logits if there is a choice.
+
+    Three axes are token logits with token inputs and a vocabulary.
+    """
     if inputs and inputs[0].is_floating_point():
-        return "classes" if logits.dim() == 2 and logits.shape[-1] > 1 else "features"
+        return "classes" if logits.dim() in (2, 4) and logits.shape[-1] > 1 else "features"
     vocabulary = 0
     for node in module.graph.nodes:
         if node.op == "call_function" and node.target is aten.embedding.default:

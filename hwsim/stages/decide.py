@@ -142,7 +142,8 @@ def _solve(run: Run, progress: StageProgress, latency: float | None) -> "tuple[P
             raise _infeasible(error, run) from error
     # The device cannot be as accurate as uniform w8a8 at all: then the most accurate plan is the default.
     run.remarks.append(
-        "the error of uniform w8a8 is out of this device's reach: the most accurate plan instead"
+        f"the error of uniform w8a8 is out of this device's reach{_narrowed(run.request)}: "
+        "the most accurate plan instead"
     )
     limits = request.limits.model_copy(update={"error": None})
     request = request.model_copy(update={"objective": ("error", "latency"), "limits": limits})
@@ -150,6 +151,13 @@ def _solve(run: Run, progress: StageProgress, latency: float | None) -> "tuple[P
         return solve(run.tables, request, warm_start=start, progress=show), None
     except Infeasible as error:
         raise _infeasible(error, run) from error
+
+
+def _narrowed(request: PlanRequest) -> str:
+    """What the person has narrowed the choice with."""
+    given = {"pins": request.search.pins, "forbids": request.search.forbids, "--bits": str(request.widths)}
+    names = [name for name, value in given.items() if value]
+    return f" with these {' and '.join(names)}" if names else ""
 
 
 def _gap_on(progress: StageProgress) -> "ProgressCallback":

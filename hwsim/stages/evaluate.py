@@ -149,17 +149,18 @@ def _measure(
     from quant.evaluate_metrics import Metrics
 
     found, floating, others, done = Metrics(), Metrics(), _OtherOutputs(), 0
+    size = int(model.example_inputs[0].shape[0])
     with torch.no_grad():
-        for batch in data.batches(int(model.example_inputs[0].shape[0])):
+        for batch in data.batches(size):
             made = subject(*batch.inputs)
-            outputs = _first(made)[: batch.valid]
+            outputs = _of_samples(_first(made), size, batch.valid)
             labels = None if batch.labels is None else batch.labels[: batch.valid]
             labels = _fitting_labels(outputs, labels, data.record)
             expected: Tensor | None = None
             if reference is not None:
                 wanted = reference(*batch.inputs)
-                others.update(made, wanted, batch.valid)
-                expected = _first(wanted)[: batch.valid]
+                others.update(made, wanted, size, batch.valid)
+                expected = _of_samples(_first(wanted), size, batch.valid)
                 floating.update(expected, labels)
             found.update(outputs, labels, expected)
             done += batch.valid
@@ -174,9 +175,11 @@ class _OtherOutputs:
     def __init__(self) -> None:
         self.sums: dict[int, tuple[float, float]] = {}
 
-    def update(self, made: object, wanted: object, valid: int) -> None:
+    def update(self, made: object, wanted: object, size: int, valid: int) -> None:
         """Add a batch."""
         import torch
+
+        from quant.predictions import comparable
 
         if not isinstance(made, tuple) or not isinstance(wanted, tuple):
             return
@@ -187,16 +190,25 @@ class _OtherOutputs:
                 and exact.is_floating_point()
                 and isinstance(one, torch.Tensor)
             ):
-                one, exact = one[:valid].double(), exact[:valid].double()
+                one, exact = (_of_samples(tensor, size, valid).double() for tensor in (one, exact))
                 error, square = self.sums.get(place, (0.0, 0.0))
+                finite = comparable(exact, one)
                 self.sums[place] = (
-                    error + float((one - exact).square().sum()),
-                    square + float(exact.square().sum()),
+                    error + float((one - exact)[finite].square().sum()),
+                    square + float(exact[finite].square().sum()),
                 )
 
     def result(self) -> list[float]:
         """One figure for each output of real numbers."""
         return [error / max(square, 1e-24) for error, square in self.sums.values()]
+
+
+def _of_samples(outputs: "Tensor", size: int, valid: int) -> "Tensor":
+    """Of a batch of ``size`` what belongs to its first samples; of one without such an axis everything."""
+    if not outputs.dim():
+        return outputs.reshape(1)
+    rows, rest = divmod(len(outputs), size)
+    return outputs if rest or not rows else outputs[: rows * valid]
 
 
 def _first(outputs: "Tensor | tuple[Tensor, ...]") -> "Tensor":

@@ -234,9 +234,9 @@ class _Samples:
     record: "DataRecord | None"
 
     def half(self, asked: int) -> int | None:
-        """Where all samples are one batch, the size at which there is one to fit on and one to hold out."""
-        count = 0 if self.record is None or len(self.batches) > 1 else min(asked, self.record.count)
-        return count // 2 if count > 1 else None
+        """Where the samples do not fill two batches, the size at which there is one to fit on and one to hold out."""
+        count = 0 if self.record is None else min(asked, self.record.count)
+        return count // 2 if 1 < count < 2 * len(self.batches[0][0]) else None
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ STRETCHED: BiasKind = ("quantized", "channel")
 CANDIDATES: tuple[BiasKind, ...] = (PLAIN, STRETCHED, ("local", "layer"))
 PATHS: tuple[BiasPath, ...] = ("quantized", "local")
 """What is tried where the gain is given."""
+FEWEST_FOR_A_GAIN = 8
+"""Samples below which a gain for each channel is fitted to too little, whatever the few that judge it say."""
 Batch = Sequence[Tensor]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, fx
 from quant.methods.calibrate import Calibrated
 from quant.methods.interpret import GraphRunner
 from quant.methods.prediction_loss import prediction_differences
-from quant.predictions import mean_square, output_power
+from quant.predictions import comparable, mean_square, output_power
 
 ROUND_OFF = 1e-9
 """Differences of divergences that say nothing."""
@@ -38,7 +38,7 @@ def divergences(
     Summed in float64 and never below 0: of two networks that hardly differ from the float one, round-off would choose.
     """
     first, *others = zip(*reference, strict=True)
-    power = output_power(torch.cat(first))
+    power = output_power(torch.cat([tensor.reshape(-1) if tensor.dim() == 0 else tensor for tensor in first]))
     powers = [sum(map(mean_square, other)) / len(other) for other in others]
     return torch.cat(
         [
@@ -53,9 +53,11 @@ def _divergences(
 ) -> Tensor:
     """Of the samples of one batch."""
     values = prediction_differences(exact[0].double(), found[0].double(), power=power).clamp(min=0)
-    total = values.reshape(len(exact[0]), -1).mean(1)
+    total = values.reshape(len(values) if values.dim() else 1, -1).mean(1)
     for wanted, other, scale in zip(exact[1:], found[1:], powers, strict=True):
-        errors = (other.double() - wanted.double()).square() / scale
+        if not wanted.numel():
+            continue
+        errors = ((other.double() - wanted.double()).square() / scale).where(comparable(wanted, other), 0.0)
         by_sample = errors.dim() > 0 and len(errors) == len(total)
         total = total + (errors.reshape(len(total), -1).mean(1) if by_sample else errors.mean())
     return total

@@ -137,15 +137,13 @@ class GraphRunner:
 
     @property
     def output(self) -> fx.Node:
-        """The node of the (first) graph output."""
-        return first_tensor_node(self.nodes[-1].args[0])
+        """The node of the first graph output that holds fractions; where none does, of the first."""
+        return (_floating(self.nodes[-1].all_input_nodes) or [first_tensor_node(self.nodes[-1].args[0])])[0]
 
     @property
     def outputs(self) -> list[fx.Node]:
-        """All graph outputs that predict: the first, and of the others those that hold fractions."""
-        nodes = self.nodes[-1].all_input_nodes
-        floating = [n for n in nodes if isinstance(v := n.meta.get("val"), Tensor) and v.is_floating_point()]
-        return list(dict.fromkeys([self.output, *floating]))
+        """All graph outputs that predict, those that hold fractions; where none does, the first."""
+        return _floating(self.nodes[-1].all_input_nodes) or [self.output]
 
     def predictions(self, inputs: Sequence[Tensor], placement: Placement | None = None) -> list[Tensor]:
         """Values of `outputs`."""
@@ -169,6 +167,10 @@ def _moved(value: Tensor, offset: Tensor, name: str) -> Tensor:
             f"{tuple(value.shape[1:])}; fit it at this length or set the axes of bc to channel"
         )
     return value + offset
+
+
+def _floating(nodes: Iterable[fx.Node]) -> list[fx.Node]:
+    return [n for n in nodes if isinstance(v := n.meta.get("val"), Tensor) and v.is_floating_point()]
 
 
 def first_tensor_node(value: Any) -> fx.Node:

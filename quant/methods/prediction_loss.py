@@ -27,7 +27,8 @@ def prediction_differences(
         return (quantized - exact).square() / (mean_square(exact) if power is None else power)
     left = (exact / temperature).log_softmax(axis)
     right = (quantized / temperature).log_softmax(axis)
-    return (left.exp() * (left - right)).sum(axis)
+    share = left.exp()
+    return (share * (left - right)).where(share > 0, 0.0).sum(axis)  # a class ruled out has no part in it
 
 
 def reconstruction(output: Tensor, target: Tensor, channel_axis: int = 1) -> Tensor:

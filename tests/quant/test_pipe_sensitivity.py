@@ -258,6 +258,21 @@ def test_further_outputs_count_by_their_relative_squared_errors():
     assert (found.head, found.others) == ("classes", 1)
 
 
+def test_numbers_are_relative_to_all_batches():
+    """A sample whose numbers are near 0 is no reason to keep more bits than its share of the error asks for."""
+    torch.manual_seed(0)
+    two = TwoHeads().eval()
+    with torch.no_grad():
+        two.boxes.bias.zero_()
+    batches = [(torch.randn(1, 6),), (1e-3 * torch.randn(1, 6),)]
+    found = measure_sensitivity(export(two, batches[0][0]), batches, act_bits=(4,)).layers["boxes"]
+    with torch.no_grad():
+        hidden = torch.cat([torch.relu(two.trunk(x)) for (x,) in batches])
+        power = torch.cat([two.boxes(torch.relu(two.trunk(x))) for (x,) in batches]).square().mean()
+    expected = (hidden.square().mean(0) / (4 * power)).expand(4, 8)
+    torch.testing.assert_close(torch.from_numpy(found.squared_gradient), expected)
+
+
 def test_the_trunk_adds_up_what_its_outputs_ask():
     """Over many probes: that of the classes alone, and the squared Jacobian of the numbers."""
     torch.manual_seed(0)

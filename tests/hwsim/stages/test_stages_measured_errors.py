@@ -159,7 +159,7 @@ def test_compensation_is_what_a_corrected_bias_gives(made):
         corrected = outputs()
         weight.copy_(kept_weight)
         bias.copy_(kept_bias)
-    expected = np.mean([divergence(f, o, "classes") for f, o in zip(floats, corrected, strict=True)])
+    expected = np.mean([divergence([f], [o], "classes") for f, o in zip(floats, corrected, strict=True)])
     assert measured.layers["fc1"].weights[compensated(scheme)].loss == pytest.approx(
         expected, rel=0.02, abs=1e-8
     )

@@ -36,6 +36,27 @@ def two():
     torch.manual_seed(0)
     return Two(), (torch.zeros(1, 8),)
 
+class Maps(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.map, self.box = nn.Conv2d(3, 5, 3, padding=1), nn.Linear(3, 4)
+
+    def forward(self, x):
+        maps, box = self.map(x), self.box(x.mean((2, 3)))
+        return maps, box.masked_fill(box < 0, -torch.inf), box.mean() + 1, maps.argmax(1), box[:, :0]
+
+class NumberFirst(Maps):
+    def forward(self, x):
+        return super().forward(x)[3], super().forward(x)[2], super().forward(x)[0]
+
+def maps():
+    torch.manual_seed(0)
+    return Maps(), (torch.zeros(1, 3, 6, 6),)
+
+def number_first():
+    torch.manual_seed(0)
+    return NumberFirst(), (torch.zeros(1, 3, 6, 6),)
+
 def gram():
     return Gram(), (torch.zeros(1, 8, 4),)
 
@@ -54,6 +75,7 @@ def place(tmp_path, monkeypatch):
     x = rng.normal(size=(48, 8)).astype(np.float32)
     np.savez(tmp_path / "x.npz", x=x)
     np.savez(tmp_path / "values.npz", x=x, y=rng.normal(size=48))
+    np.savez(tmp_path / "maps.npz", x=rng.normal(size=(24, 3, 6, 6)).astype(np.float32))
     np.savez(tmp_path / "gram.npz", x=rng.normal(size=(48, 8, 4)).astype(np.float32))
     for name, factor in (("a", 1.0), ("b", 2.0)):
         weights = {"0.weight": (16, 8), "0.bias": (16,), "2.weight": (4, 16), "2.bias": (4,)}
@@ -135,6 +157,25 @@ def test_later_outputs_are_told_beside_the_figures(place, capsys):
     )
     assert found == pytest.approx(error / square, rel=0.01)
     assert found > 0.01
+
+
+@pytest.mark.parametrize("model", ["maps", "number_first"])
+def test_unusual_outputs_neither_crash_nor_decide(place, model, capsys):
+    """Infinite, empty, without axes, whole numbers: what is finite and fractional counts."""
+    assert quantize("--scheme", "w6a8", "--recipe", "mse+gptq+bc", model=model, data="maps.npz") == 0
+    verdicts = {verdict["item"]: verdict for verdict in source(place)["referee"]}
+    assert verdicts["mse"]["kept"]
+    assert all(0 < verdict["after"] < 1 for verdict in verdicts.values())
+    assert run(["--quiet", "evaluate", "q", "--data", "maps.npz"]) == 0
+    assert "nan" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("count", [9, 12, 15])
+def test_held_out_samples_are_no_copies(place, count):
+    """Two batches of eight would hold copies of one sample out."""
+    np.savez(place / "few.npz", x=np.random.default_rng(3).normal(size=(count, 8)).astype(np.float32))
+    assert quantize("--scheme", "w4a8", "--recipe", "mse", model="one", data="few.npz") == 0
+    assert source(place)["calibration"]["count"] == count // 2 * 2
 
 
 def test_without_stored_weights_there_is_no_rounding_to_learn(place):
