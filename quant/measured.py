@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from quant.errors import QuantError
-from quant.predictions import class_axis, classes_last, comparable, float_tensors, mean_square
+from quant.predictions import class_axis, classes_last, comparable, float_tensors, mean_squares
 from quant.ranges import AffineRange
 from quant.sensitivity import PRODUCTS, Head, guess_head
 
@@ -44,7 +44,7 @@ def divergence(
 
     ``powers`` are the mean squares of the outputs where more is known than these (`output_powers`).
     """
-    powers = powers or [mean_square(tensor) for tensor in reference]
+    powers = powers or mean_squares([reference])
     if class_axis(reference[0]) is None:
         total = _half_error(reference[0], output[0], powers[0])
     else:
@@ -85,8 +85,7 @@ def measure_alone(
     with torch.no_grad():
         references = [runner.finish({}, 0, batch) for batch in batches]
         meaning = head or guess_head(module, classes_last(references[0][0]), batches[0])
-        squares = [[mean_square(tensor) for tensor in outputs] for outputs in references]
-        powers = [sum(column) / len(squares) for column in zip(*squares, strict=True)]
+        powers = mean_squares(references)
         envs: list[Env] = [{} for _ in batches]
         for index, node in enumerate(runner.nodes):
             if node.op == "output":

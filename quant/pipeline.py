@@ -19,15 +19,7 @@ from quant.equalize import equalized
 from quant.errors import QuantError
 from quant.first_order import FIRST_ORDERS
 from quant.log_codes import ZeroMode
-from quant.methods.bias_choice import (
-    CANDIDATES,
-    FEWEST_FOR_A_GAIN,
-    PATHS,
-    PLAIN,
-    BiasKind,
-    choose_bias,
-    likely,
-)
+from quant.methods.bias_choice import CANDIDATES, PATHS, BiasKind, choose_bias, likely
 from quant.methods.bias_compensation import BiasAxes, BiasPath, Shrinkage
 from quant.methods.calibrate import Calibrated, CalibrationOptions, Progress, calibrate
 from quant.methods.dual_clipping import DualClippingOptions
@@ -213,9 +205,8 @@ def _compensated(
     kinds, wanted = bias_kinds(recipe), None
     if len(kinds) > 1:
         wanted = float_outputs(rounded.module, plan, batches, options.memory)
-        kinds = likely(plan, options) if kinds == list(CANDIDATES) else kinds
-        if sum(len(batch[0]) for batch in batches) < FEWEST_FOR_A_GAIN:
-            kinds = [kind for kind in kinds if kind[1] != "channel"] or [PLAIN]
+        if kinds == list(CANDIDATES):
+            kinds = likely(plan, options, sum(len(batch[0]) for batch in batches))
         path, gain = choose_bias(rounded, plan, options, kinds, batches, wanted)
         bias = {**recipe.settings.get("bc", {}), "path": path, "gain": gain}
         recipe = replace(recipe, settings={**recipe.settings, "bc": bias})

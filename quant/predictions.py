@@ -6,6 +6,7 @@ a bias and the evaluation.
 # pyright: basic
 # tensor methods are untyped in torch's stubs.
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -58,3 +59,8 @@ def mean_square(outputs: Tensor) -> float:
     """Mean square of what is finite, never 0."""
     finite = outputs[outputs.isfinite()].double()
     return max(float(finite.square().mean()), 1e-24) if len(finite) else 1e-24
+
+
+def mean_squares(outputs: Sequence[Sequence[Tensor]]) -> list[float]:
+    """That of each output, over all batches."""
+    return [sum(map(mean_square, column)) / len(column) for column in zip(*outputs, strict=True)]

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from quant.errors import QuantError
-from quant.predictions import class_axis, classes_last, float_tensors, mean_square
+from quant.predictions import class_axis, classes_last, float_tensors, mean_squares
 from quant.ranges import mse_affine_ranges
 
 FloatArray = NDArray[np.float32]
@@ -190,9 +190,7 @@ def output_powers(module: fx.GraphModule, batches: Sequence[Sequence[Tensor]]) -
         first = float_tensors(module(*batches[0]))
         if len(first) == 1 and class_axis(first[0]) is not None:
             return [1.0]
-        later = (float_tensors(module(*inputs)) for inputs in batches[1:])
-        squares = [[mean_square(tensor) for tensor in outputs] for outputs in (first, *later)]
-    return [sum(column) / len(batches) for column in zip(*squares, strict=True)]
+        return mean_squares([first, *(float_tensors(module(*inputs)) for inputs in batches[1:])])
 
 
 def _signs(values: Tensor, generator: torch.Generator) -> Tensor:

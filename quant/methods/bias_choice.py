@@ -34,11 +34,15 @@ FEWEST_FOR_A_GAIN = 8
 Batch = Sequence[Tensor]
 
 
-def likely(assignment: Mapping[str, Scheme], options: CalibrationOptions) -> tuple[BiasKind, ...]:
+def likely(
+    assignment: Mapping[str, Scheme], options: CalibrationOptions, samples: int
+) -> tuple[BiasKind, ...]:
     """The candidates worth a pass: rounding to nearest shrinks below `FINE_BITS` and hardly does from there on.
 
     GPTQ keeps the spread of some networks and not of others.
     """
+    if samples < FEWEST_FOR_A_GAIN:
+        return tuple(kind for kind in CANDIDATES if kind != STRETCHED)
     if options.gptq is not None:
         return CANDIDATES
     widths = [s.weight_bits * s.order for s in assignment.values() if s.weight_bits is not None]

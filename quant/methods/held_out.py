@@ -9,7 +9,7 @@ from torch import Tensor, fx
 from quant.methods.calibrate import Calibrated
 from quant.methods.interpret import GraphRunner
 from quant.methods.prediction_loss import prediction_differences
-from quant.predictions import comparable, mean_square, output_power
+from quant.predictions import comparable, mean_squares, output_power
 
 ROUND_OFF = 1e-9
 """Differences of divergences that say nothing."""
@@ -37,9 +37,8 @@ def divergences(
     Those of all outputs but the first are added: a network with a head that is lost is not like the float one.
     Summed in float64 and never below 0: of two networks that hardly differ from the float one, round-off would choose.
     """
-    first, *others = zip(*reference, strict=True)
-    power = output_power(torch.cat([tensor.reshape(-1) if tensor.dim() == 0 else tensor for tensor in first]))
-    powers = [sum(map(mean_square, other)) / len(other) for other in others]
+    power = output_power(torch.cat([torch.atleast_1d(first) for first, *_ in reference]))
+    powers = mean_squares(reference)[1:]
     return torch.cat(
         [
             _divergences(exact, calibrated.predictions(batch), power, powers)

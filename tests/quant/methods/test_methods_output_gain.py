@@ -204,5 +204,19 @@ def test_settings_of_the_gain():
     ],
 )
 def test_what_is_tried_follows_from_the_rounding(scheme, steps, missing):
-    tried = likely({"layer": Scheme.parse(scheme)}, calibration_options(Recipe.parse(steps)))
+    tried = likely({"layer": Scheme.parse(scheme)}, calibration_options(Recipe.parse(steps)), 64)
     assert set(CANDIDATES) - set(tried) == ({missing} if missing else set())
+
+
+@pytest.mark.parametrize(("scheme", "steps"), [("w2a4", "mse+bc"), ("w4a4", "mse+gptq+bc")])
+def test_no_channel_gain_is_tried_on_a_handful_of_samples(scheme, steps):
+    few = likely({"layer": Scheme.parse(scheme)}, calibration_options(Recipe.parse(steps)), 7)
+    assert "channel" not in {gain for _, gain in few} and len(few) == len(CANDIDATES) - 1
+
+
+def test_a_gain_that_the_recipe_names_stays_on_a_handful_of_samples():
+    data = batches("pre_norm", 4, batch=1)
+    assignment = dict.fromkeys((p.name for p in find_products(loaded("pre_norm", 1))), Scheme(4, 8))
+    recipe = Recipe.parse({"steps": ["mse", "bc"], "bc": {"gain": "channel"}})
+    result = run_recipe(loaded("pre_norm", 1), assignment, data, recipe, tolerance=1e9)
+    assert result.recipe.setting("bc", "gain") == "channel"
